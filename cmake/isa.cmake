@@ -1,0 +1,24 @@
+# One object library per ISA. Only isa_*.cc get ISA flags; everything else stays baseline, so that the
+# library starts on any x86-64 and the table is chosen at run time (kernels/cpu/dispatch.cc must test for
+# everything that is switched on here: the compiler may use it anywhere in the object).
+set(TT_ISA_FLAGS_avx2 -mavx2 -mfma -mf16c)
+set(TT_ISA_FLAGS_avx512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma -mf16c)
+set(TT_ISA_FLAGS_neon)  # AArch64 always has it
+
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+  set(TT_ISAS avx2 avx512)
+elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
+  set(TT_ISAS neon)
+else()
+  set(TT_ISAS)
+endif()
+
+function(tt_add_isas target)
+  foreach(isa IN LISTS TT_ISAS)
+    add_library(tt_isa_${isa} OBJECT cpu/isa_${isa}.cc)
+    target_include_directories(tt_isa_${isa} PRIVATE include)
+    target_compile_options(tt_isa_${isa} PRIVATE ${TT_ISA_FLAGS_${isa}})
+    target_link_libraries(tt_isa_${isa} PRIVATE tt_options)
+    target_sources(${target} PRIVATE $<TARGET_OBJECTS:tt_isa_${isa}>)
+  endforeach()
+endfunction()

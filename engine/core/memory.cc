@@ -1,0 +1,75 @@
+#include "engine/core/memory.h"
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "engine/core/error.h"
+
+namespace trimtok {
+namespace {
+
+constexpr size_t kAlignment = 64;
+// Small enough to cost nothing for a tiny model, large enough that a real one needs few chunks.
+constexpr size_t kMinChunk = size_t{1} << 20;
+
+size_t align_up(size_t bytes) {
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+}  // namespace
+
+Buffer::Buffer(size_t bytes) : size_(bytes) {
+  if (bytes == 0) return;
+  // aligned_alloc wants a multiple of the alignment; guard the round-up against wrapping.
+  void* p = bytes > SIZE_MAX - kAlignment ? nullptr : std::aligned_alloc(kAlignment, align_up(bytes));
+  if (p == nullptr) {
+    fail(ErrorCode::kOutOfMemory,
+         "[memory] cannot allocate %.1f MiB; use a shorter prompt, fewer or smaller pictures, or pruning",
+         static_cast<double>(bytes) / 1048576.0);
+  }
+  data_.reset(static_cast<std::byte*>(p));
+}
+
+void Buffer::Free::operator()(std::byte* p) const noexcept {
+  std::free(p);
+}
+
+void* Arena::take(size_t bytes) {
+  bytes = align_up(std::max<size_t>(bytes, 1));
+  while (chunk_ < chunks_.size()) {
+    Buffer& chunk = chunks_[chunk_];
+    if (used_ + bytes <= chunk.size()) {
+      void* p = chunk.data() + used_;
+      used_ += bytes;
+      return p;
+    }
+    ++chunk_;
+    used_ = 0;
+  }
+  chunks_.emplace_back(std::max(bytes, kMinChunk));
+  used_ = bytes;
+  return chunks_.back().data();
+}
+
+Matrix Arena::matrix(int64_t rows, int64_t cols, Dtype dtype) {
+  const int64_t stride = row_bytes(dtype, cols);
+  if (rows < 0 || cols < 0 || stride < 0 || (stride > 0 && rows > INT64_MAX / stride)) {
+    fail(ErrorCode::kInternal, "[memory] no matrix of %lld x %lld %s", static_cast<long long>(rows),
+         static_cast<long long>(cols), dtype_info(dtype)->name);
+  }
+  return {take(static_cast<size_t>(rows * stride)), dtype, rows, cols, stride};
+}
+
+size_t Arena::capacity() const noexcept {
+  size_t total = 0;
+  for (const Buffer& chunk : chunks_) total += chunk.size();
+  return total;
+}
+
+void Arena::clear() noexcept {
+  chunks_.clear();
+  chunk_ = 0;
+  used_ = 0;
+}
+
+}  // namespace trimtok

@@ -1,0 +1,225 @@
+#include "engine/language/block.h"
+
+#include <limits>
+
+namespace trimtok {
+namespace {
+
+ConstMatrix row_range(const ConstMatrix& m, int64_t first, int64_t n) {
+  if (m.data == nullptr) return {};
+  return {static_cast<const std::byte*>(m.data) + first * m.stride, m.dtype, n, m.cols, m.stride};
+}
+
+Matrix row_range(const Matrix& m, int64_t first, int64_t n) {
+  return {static_cast<std::byte*>(m.data) + first * m.stride, m.dtype, n, m.cols, m.stride};
+}
+
+Matrix normed(Backend& backend, const ConstMatrix& x, const float* weight, float eps, const char* where) {
+  const Matrix out = backend.arena().matrix(x.rows, x.cols);
+  backend.rms_norm({.out = out, .x = x, .weight = weight, .eps = eps}, where);
+  return out;
+}
+
+Matrix projected(Backend& backend, const ConstMatrix& x, const Projection& p, const char* where) {
+  const Matrix out = backend.arena().matrix(x.rows, p.weight.rows);
+  backend.matmul({.out = out, .x = x, .w = p.weight, .bias = p.bias, .residual = {}}, where);
+  return out;
+}
+
+void rotate(Backend& backend, const Matrix& x, const AttentionShape& shape, const RopeTable& rope,
+            const char* where) {
+  backend.rope(
+      {.x = x, .head_dim = shape.head_dim, .cos = rope.cos(), .sin = rope.sin(), .pairs = shape.pairs},
+      where);
+}
+
+}  // namespace
+
+AttentionShape attention_shape(const DecoderParams& params, RopePairs pairs) {
+  return {.n_heads = params.n_heads,
+          .n_kv_heads = params.n_kv_heads,
+          .head_dim = params.head_dim,
+          .scale = params.attention_scale,
+          .norm_eps = params.norm_eps,
+          .pairs = pairs};
+}
+
+std::string block_name(int32_t layer, const char* suffix) {
+  return format("blk.%d.%s", layer, suffix);
+}
+
+Projection bind_projection(WeightBinder& binder, const std::string& name, int64_t rows, int64_t cols,
+                           Bias bias) {
+  const std::string bias_name = name + ".bias";
+  return {.weight = binder.matrix(name + ".weight", rows, cols),
+          .bias = bias == Bias::kRequired ? binder.vector(bias_name, rows)
+                                          : binder.optional_vector(bias_name, rows)};
+}
+
+void bind_qkv(WeightBinder& binder, int32_t layer, const DecoderParams& params, Bias bias,
+              AttentionWeights& weights) {
+  const int64_t n_q = int64_t{params.n_heads} * params.head_dim;
+  const int64_t n_kv = int64_t{params.n_kv_heads} * params.head_dim;
+  const std::string fused_name = block_name(layer, "attn_qkv");
+  if (!binder.has(fused_name + ".weight")) {
+    weights.q = bind_projection(binder, block_name(layer, "attn_q"), n_q, params.n_embd, bias);
+    weights.k = bind_projection(binder, block_name(layer, "attn_k"), n_kv, params.n_embd, bias);
+    weights.v = bind_projection(binder, block_name(layer, "attn_v"), n_kv, params.n_embd, bias);
+    return;
+  }
+  const Projection fused = bind_projection(binder, fused_name, n_q + 2 * n_kv, params.n_embd, bias);
+  const auto part = [&](int64_t first, int64_t n) {
+    return Projection{.weight = row_range(fused.weight, first, n),
+                      .bias = fused.bias == nullptr ? nullptr : fused.bias + first};
+  };
+  weights.q = part(0, n_q);
+  weights.k = part(n_q, n_kv);
+  weights.v = part(n_q + n_kv, n_kv);
+}
+
+Projection bind_head(WeightBinder& binder, const ConstMatrix& token_embd) {
+  if (binder.has("output.weight")) {
+    return bind_projection(binder, "output", token_embd.rows, token_embd.cols, Bias::kOptional);
+  }
+  return {.weight = token_embd, .bias = binder.optional_vector("output.bias", token_embd.rows)};
+}
+
+DecoderInfo decoder_info(const DecoderParams& params, const ConstMatrix& token_embd) {
+  if (token_embd.rows < 1 || token_embd.rows > std::numeric_limits<int32_t>::max()) {
+    fail(ErrorCode::kFormat, "[language model] token_embd.weight has %lld rows, expected 1 to 2^31 - 1",
+         static_cast<long long>(token_embd.rows));
+  }
+  DecoderInfo info;
+  info.arch = params.arch;
+  info.n_layers = params.n_layers;
+  info.n_embd = params.n_embd;
+  info.n_heads = params.n_heads;
+  info.n_kv_heads = params.n_kv_heads;
+  info.head_dim = params.head_dim;
+  info.n_vocab = static_cast<int32_t>(token_embd.rows);
+  info.n_ctx_train = params.n_ctx_train;
+  return info;
+}
+
+double matmul_flops(const AttentionWeights& attention, const FfnWeights& ffn) {
+  double n = 0;
+  for (const ConstMatrix* m : {&attention.q.weight, &attention.k.weight, &attention.v.weight,
+                               &attention.output.weight, &ffn.gate, &ffn.up, &ffn.down}) {
+    n += static_cast<double>(m->rows) * static_cast<double>(m->cols);
+  }
+  return 2.0 * n;
+}
+
+void check_forward(const DecoderInfo& info, const RowBatch& batch, const KvCache& cache,
+                   const Matrix& logits) {
+  const int64_t n = batch.rows.rows;
+  const auto bad = [&](const char* what, int64_t is, int64_t expected) {
+    fail(ErrorCode::kInvalidArgument, "[%s] %s: %lld, expected %lld", info.arch.c_str(), what,
+         static_cast<long long>(is), static_cast<long long>(expected));
+  };
+  if (batch.rows.dtype != Dtype::kF32)
+    bad("rows are not f32: type", static_cast<int64_t>(batch.rows.dtype), 0);
+  if (batch.rows.cols != info.n_embd) bad("width of rows", batch.rows.cols, info.n_embd);
+  const auto n_positions = static_cast<int64_t>(batch.positions.size());
+  if (n_positions != n * info.n_pos) bad("number of positions", n_positions, n * info.n_pos);
+  const auto n_visible = static_cast<int64_t>(batch.visible_end.size());
+  if (n_visible != n) bad("number of visible ends", n_visible, n);
+  const auto n_extra = static_cast<int64_t>(batch.extra.size());
+  if (n_extra != 0 && n_extra != info.n_extra) bad("number of extra slices", n_extra, info.n_extra);
+  for (const int32_t position : batch.positions) {
+    if (position < 0) bad("a position is negative", position, 0);
+  }
+  const int64_t total = cache.length() + n;
+  if (total > std::numeric_limits<int32_t>::max()) bad("rows of the sequence", total, INT32_MAX);
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t end = batch.visible_end[static_cast<size_t>(i)];
+    if (end > total) bad("a row sees beyond the batch: end", end, total);
+    if (end <= cache.length() + i) bad("a row does not see itself: end", end, cache.length() + i + 1);
+  }
+  const int64_t width = int64_t{info.n_kv_heads} * info.head_dim;
+  if (cache.n_layers() != info.n_layers) bad("layers of the cache", cache.n_layers(), info.n_layers);
+  if (cache.width() != width) bad("width of the cache", cache.width(), width);
+  if (row_bytes(cache.dtype(), info.head_dim) < 0) {
+    fail(ErrorCode::kUnsupported,
+         "[kv_dtype] %s needs heads that are a multiple of %d wide, this model's are %d; use f16",
+         dtype_info(cache.dtype())->name, dtype_info(cache.dtype())->block_elems, info.head_dim);
+  }
+  if (logits.rows < 0 || logits.rows > n) bad("rows of logits", logits.rows, n);
+  if (logits.rows > 0 && logits.cols != info.n_vocab) bad("width of logits", logits.cols, info.n_vocab);
+}
+
+void gather_embeddings(Backend& backend, const DecoderInfo& info, const ConstMatrix& token_embd,
+                       std::span<const int32_t> ids, float scale, const Matrix& out) {
+  for (const int32_t id : ids) {
+    if (id < 0 || id >= info.n_vocab) {
+      fail(ErrorCode::kInvalidArgument, "[%s] token id %d, must be in [0, %d)", info.arch.c_str(), id,
+           info.n_vocab);
+    }
+  }
+  if (out.rows != static_cast<int64_t>(ids.size()) || out.cols != info.n_embd) {
+    fail(ErrorCode::kInvalidArgument, "[%s] embeddings go to %lld x %lld, expected %zu x %d",
+         info.arch.c_str(), static_cast<long long>(out.rows), static_cast<long long>(out.cols), ids.size(),
+         info.n_embd);
+  }
+  backend.gather_rows({.out = out, .table = token_embd, .ids = backend.upload(ids), .scale = scale},
+                      "token embeddings");
+}
+
+Matrix hidden_rows(Backend& backend, const RowBatch& batch, const char* where) {
+  const Matrix h = backend.arena().matrix(batch.rows.rows, batch.rows.cols);
+  backend.convert_rows({.out = h, .x = batch.rows}, where);
+  return h;
+}
+
+void add_attention(Backend& backend, const Matrix& h, const AttentionWeights& weights,
+                   const AttentionShape& shape, const RopeTable& rope, const Visible& visible, KvCache& cache,
+                   int32_t layer, const char* where) {
+  const Arena::Mark mark(backend.arena());
+  const int64_t first = cache.length();
+  const Matrix x = normed(backend, h, weights.norm, shape.norm_eps, where);
+  const Matrix q = projected(backend, x, weights.q, where);
+  const Matrix k = projected(backend, x, weights.k, where);
+  const Matrix v = projected(backend, x, weights.v, where);
+  rotate(backend, q, shape, rope, where);
+  rotate(backend, k, shape, rope, where);
+  backend.convert_rows({.out = cache.k(layer, first, h.rows), .x = k}, where);
+  backend.convert_rows({.out = cache.v(layer, first, h.rows), .x = v}, where);
+  const Matrix attended = backend.arena().matrix(q.rows, q.cols);
+  backend.attention({.out = attended,
+                     .q = q,
+                     .k = cache.k(layer, 0, first + h.rows),
+                     .v = cache.v(layer, 0, first + h.rows),
+                     .n_heads = shape.n_heads,
+                     .n_kv_heads = shape.n_kv_heads,
+                     .head_dim = shape.head_dim,
+                     .scale = shape.scale,
+                     .begin = visible.begin,
+                     .end = visible.end},
+                    where);
+  backend.matmul(
+      {.out = h, .x = attended, .w = weights.output.weight, .bias = weights.output.bias, .residual = h},
+      where);
+}
+
+void add_gated_ffn(Backend& backend, const Matrix& h, const FfnWeights& weights, float norm_eps,
+                   Activation act, const char* where) {
+  const Arena::Mark mark(backend.arena());
+  const Matrix x = normed(backend, h, weights.norm, norm_eps, where);
+  const Matrix gate = projected(backend, x, {.weight = weights.gate}, where);
+  const Matrix up = projected(backend, x, {.weight = weights.up}, where);
+  backend.gated_act({.out = gate, .gate = gate, .up = up, .act = act}, where);
+  backend.matmul({.out = h, .x = gate, .w = weights.down, .residual = h}, where);
+}
+
+void write_logits(Backend& backend, const Matrix& h, const OutputWeights& weights, float norm_eps,
+                  const Matrix& logits, const RunControl& control, const char* where) {
+  if (logits.rows == 0) return;
+  const Arena::Mark mark(backend.arena());
+  const Matrix last = row_range(h, h.rows - logits.rows, logits.rows);
+  const Matrix x = normed(backend, last, weights.norm, norm_eps, where);
+  control.emit("output_norm", -1, x);
+  backend.matmul({.out = logits, .x = x, .w = weights.head.weight, .bias = weights.head.bias, .residual = {}},
+                 where);
+}
+
+}  // namespace trimtok

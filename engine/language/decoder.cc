@@ -1,0 +1,42 @@
+#include "engine/language/decoder.h"
+
+#include "engine/gguf/quote.h"
+
+namespace trimtok {
+
+#define TT_DECODER(arch, factory) std::unique_ptr<Decoder> factory(std::shared_ptr<const GgufFile> file);
+#include "engine/language/decoders.def"
+#undef TT_DECODER
+
+namespace {
+
+struct Entry {
+  const char* arch;
+  std::unique_ptr<Decoder> (*load)(std::shared_ptr<const GgufFile>);
+};
+constexpr Entry kDecoders[] = {
+#define TT_DECODER(arch, factory) {arch, factory},
+#include "engine/language/decoders.def"
+#undef TT_DECODER
+};
+
+}  // namespace
+
+std::unique_ptr<Decoder> load_decoder(std::shared_ptr<const GgufFile> file) {
+  const std::string arch = file->get_string("general.architecture");
+  std::string known;
+  for (const Entry& entry : kDecoders) {
+    if (arch == entry.arch) return entry.load(std::move(file));
+    known += (known.empty() ? "" : ", ") + std::string(entry.arch);
+  }
+  fail(ErrorCode::kUnsupported, "[language model] %s: key general.architecture is %s, supported are %s",
+       quote_path(file->path()).c_str(), quote_text(arch).c_str(), known.c_str());
+}
+
+std::vector<std::string> supported_decoders() {
+  std::vector<std::string> names;
+  for (const Entry& entry : kDecoders) names.emplace_back(entry.arch);
+  return names;
+}
+
+}  // namespace trimtok

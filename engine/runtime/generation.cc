@@ -1,0 +1,236 @@
+#include "engine/runtime/generation.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+
+#include "engine/core/error.h"
+
+namespace trimtok {
+namespace {
+
+// Cache rows set aside for the answer; a longer one makes the cache grow.
+constexpr int64_t kAnswerRows = 256;
+
+class Stopwatch {
+ public:
+  double seconds() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point start_ = Clock::now();
+};
+
+// Length of the longest end of `text` that begins a stop string: it must be held back until it is decided.
+size_t held_length(const std::string& text, const std::vector<std::string>& stops) {
+  size_t longest = 0;
+  for (const std::string& stop : stops) {
+    for (size_t n = std::min(stop.size() - 1, text.size()); n > longest; --n) {
+      if (text.compare(text.size() - n, n, stop, 0, n) == 0) longest = n;
+    }
+  }
+  return longest;
+}
+
+size_t find_stop(const std::string& text, const std::vector<std::string>& stops) {
+  size_t first = std::string::npos;
+  for (const std::string& stop : stops) first = std::min(first, text.find(stop));
+  return first;
+}
+
+void validate(const GenerateOptions& options) {
+  options.sampling.validate();
+  if (options.max_tokens < 1) {
+    fail(ErrorCode::kInvalidArgument, "[max_tokens] is %lld, must be at least 1",
+         static_cast<long long>(options.max_tokens));
+  }
+  if (options.chunk < 1) {
+    fail(ErrorCode::kInvalidArgument, "[chunk] is %lld, must be at least 1",
+         static_cast<long long>(options.chunk));
+  }
+  for (const std::string& stop : options.stop) {
+    if (stop.empty())
+      fail(ErrorCode::kInvalidArgument, "[stop] holds an empty string, every stop must have text");
+  }
+}
+
+}  // namespace
+
+Generation::Generation(std::shared_ptr<Model> model, std::string prompt, std::vector<Image> images,
+                       GenerateOptions options)
+    : model_(std::move(model)),
+      prompt_(std::move(prompt)),
+      images_(std::move(images)),
+      options_((validate(options), std::move(options))),
+      sampler_(options_.sampling, model_->tokenizer().suppressed()),
+      stream_(model_->tokenizer()) {
+  for (const Image& image : images_) check_image(image.view());
+  if (!images_.empty()) model_->require_tower();
+}
+
+SequencePlan Generation::plan() const {
+  std::vector<ImagePlan> plans;
+  for (const Image& image : images_) plans.push_back(model_->require_tower().plan(image.width, image.height));
+  const bool bidirectional = model_->tower() != nullptr && model_->tower()->info().bidirectional;
+  SequencePlan plan = plan_sequence(model_->tokenizer(), prompt_, plans, bidirectional);
+  if (plan.n_rows == 0) fail(ErrorCode::kInvalidArgument, "[prompt] is empty; give it text or an image");
+  if (plan.n_rows >= model_->n_ctx()) {
+    fail(ErrorCode::kContextOverflow,
+         "[prompt] takes %lld tokens (%lld of them visual) and leaves no room for an answer in the context "
+         "of %lld: "
+         "%lld too many; use fewer or smaller images, a shorter prompt or a larger n_ctx (trained: %d)",
+         static_cast<long long>(plan.n_rows), static_cast<long long>(plan.n_visual),
+         static_cast<long long>(model_->n_ctx()), static_cast<long long>(plan.n_rows - model_->n_ctx() + 1),
+         model_->decoder().info().n_ctx_train);
+  }
+  return plan;
+}
+
+// Encodes every picture and copies its rows to their places in the sequence.
+void Generation::encode_images(const SequencePlan& plan, const Matrix& rows, const RunControl& control) {
+  const int64_t n_images = static_cast<int64_t>(images_.size());
+  for (int64_t k = 0; k < n_images; ++k) {
+    RunControl inner = control;
+    if (control.progress) {
+      inner.progress = [&](const char* phase, int64_t done, int64_t total) {
+        control.progress(phase, k * total + done, n_images * total);
+      };
+    }
+    const Stopwatch watch;
+    EncodedImage encoded;
+    {
+      std::lock_guard lock(model_->compute_mutex());
+      encoded = model_->tower()->encode(model_->backend(), images_[static_cast<size_t>(k)].view(), inner);
+    }
+    int64_t index = 0;
+    for (const Segment& segment : plan.segments) {
+      if (segment.image == k) {
+        for (int64_t i = 0; i < segment.n_rows; ++i) {
+          std::memcpy(static_cast<std::byte*>(rows.data) + (index + i) * rows.stride,
+                      static_cast<const std::byte*>(encoded.rows.data) +
+                          (segment.row_start + i) * encoded.rows.stride,
+                      static_cast<size_t>(rows.cols) * sizeof(float));
+        }
+      }
+      index += segment.size();
+    }
+    timings_.encode.push_back(watch.seconds());
+  }
+}
+
+void Generation::start(const RunControl& control) {
+  const SequencePlan plan = this->plan();
+  usage_.prompt_tokens = plan.n_rows;
+  usage_.visual_tokens = plan.n_visual;
+  position_ = plan.next_position;
+  timings_.load = model_->load_seconds();
+
+  const DecoderInfo& info = model_->decoder().info();
+  const Buffer storage(static_cast<size_t>(plan.n_rows) * static_cast<size_t>(info.n_embd) * sizeof(float));
+  const Matrix rows = {storage.data(), Dtype::kF32, plan.n_rows, info.n_embd, info.n_embd * 4};
+  encode_images(plan, rows, control);
+  images_.clear();
+
+  const Stopwatch watch;
+  int64_t index = 0;
+  for (const Segment& segment : plan.segments) {
+    if (segment.image < 0) {
+      Matrix out = rows;
+      out.rows = segment.size();
+      out.data = static_cast<std::byte*>(rows.data) + index * rows.stride;
+      std::lock_guard lock(model_->compute_mutex());
+      model_->decoder().embed(model_->backend(), segment.ids, out);
+      for (const int32_t id : segment.ids) sampler_.accept(id);
+    }
+    index += segment.size();
+  }
+  sequence_ = std::make_unique<Sequence>(model_);
+  sequence_->reserve(plan.n_rows + std::min(options_.max_tokens, kAnswerRows));
+  kv_bytes_ = sequence_->kv_bytes();
+  logits_.resize(static_cast<size_t>(info.n_vocab));
+  sequence_->prefill({rows, plan.positions, plan.visible_end}, options_.chunk,
+                     {logits_.data(), Dtype::kF32, 1, info.n_vocab, info.n_vocab * 4}, control);
+  timings_.prefill = watch.seconds();
+}
+
+// One more token. The previous one enters the sequence here, not when it was chosen, so its text is out
+// first.
+std::string Generation::step(const RunControl& control) {
+  const Stopwatch watch;
+  if (!token_ids_.empty()) sequence_->append(token_ids_.back(), position_++, logits_, control);
+  const int32_t id = sampler_.sample(logits_);
+  timings_.decode += watch.seconds();
+  if (model_->tokenizer().is_eog(id)) return finish("stop");
+
+  sampler_.accept(id);
+  token_ids_.push_back(id);
+  usage_.completion_tokens = static_cast<int64_t>(token_ids_.size());
+  held_ += stream_.push(id);
+  if (const size_t at = find_stop(held_, options_.stop); at != std::string::npos) {
+    held_.resize(at);
+    finish_reason_ = "stop";
+    return release(held_.size());
+  }
+  // The token just chosen will need a row of its own before the next one can be chosen.
+  const bool full = sequence_->length() + 1 > model_->n_ctx();
+  if (usage_.completion_tokens >= options_.max_tokens || full) return finish("length");
+  return release(held_.size() - held_length(held_, options_.stop));
+}
+
+// Moves the first n bytes of what is held to the text that was handed out.
+std::string Generation::release(size_t n) {
+  std::string piece = held_.substr(0, n);
+  held_.erase(0, n);
+  text_ += piece;
+  return piece;
+}
+
+std::string Generation::finish(const char* reason) {
+  held_ += stream_.finish();
+  finish_reason_ = reason;
+  if (const size_t at = find_stop(held_, options_.stop); at != std::string::npos) {
+    held_.resize(at);
+    finish_reason_ = "stop";
+  }
+  return release(held_.size());
+}
+
+std::optional<std::string> Generation::next(const RunControl& outer) {
+  if (done_) return std::nullopt;
+  RunControl control = outer;
+  control.cancelled = &cancelled_;
+  try {
+    if (!started_) {
+      started_ = true;
+      start(control);
+    }
+    std::string piece;
+    while (piece.empty() && finish_reason_.empty()) {
+      control.step("decode", usage_.completion_tokens, options_.max_tokens);
+      piece = step(control);
+    }
+    if (!finish_reason_.empty()) close();
+    if (piece.empty()) return std::nullopt;
+    return piece;
+  } catch (const Error& error) {
+    close();
+    if (error.code() != ErrorCode::kCancelled) throw;
+    finish_reason_ = "cancelled";
+    std::string piece = release(held_.size());
+    if (piece.empty()) return std::nullopt;
+    return piece;
+  } catch (...) {
+    // KeyboardInterrupt and its like pass through; the text so far stays readable.
+    close();
+    finish_reason_ = "cancelled";
+    throw;
+  }
+}
+
+void Generation::close() {
+  done_ = true;
+  sequence_.reset();
+  images_.clear();
+}
+
+}  // namespace trimtok

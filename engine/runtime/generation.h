@@ -1,0 +1,87 @@
+// One answer being made: encode, prefill, then token by token.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/runtime/model.h"
+#include "engine/runtime/prompt.h"
+#include "engine/runtime/sequence.h"
+#include "engine/text/sampler.h"
+
+namespace trimtok {
+
+struct GenerateOptions {
+  SamplingOptions sampling;
+  int64_t max_tokens = 256;
+  std::vector<std::string> stop;
+  int64_t chunk = 512;  // rows per prefill batch
+};
+
+struct Usage {
+  int64_t prompt_tokens = 0;  // all rows of the prompt, picture rows included
+  int64_t visual_tokens = 0;  // of them picture rows
+  int64_t completion_tokens = 0;
+};
+
+struct Timings {  // seconds
+  double load = 0;
+  std::vector<double> encode;  // per picture
+  double prefill = 0;
+  double decode = 0;
+};
+
+// One answer being made. next() yields text as it comes; the state is complete after every call, so a
+// caller may stop at any time.
+class Generation {
+ public:
+  Generation(std::shared_ptr<Model> model, std::string prompt, std::vector<Image> images,
+             GenerateOptions options);
+
+  // The next piece of text (whole UTF-8 characters, never part of a stop string); nullopt at the end.
+  // The first call encodes and prefills. Throws what the engine throws; after that the generation is over.
+  std::optional<std::string> next(const RunControl& control);
+  void cancel() noexcept { cancelled_.store(true); }  // from any thread
+
+  const std::string& text() const { return text_; }
+  const std::vector<int32_t>& token_ids() const { return token_ids_; }
+  const std::string& finish_reason() const { return finish_reason_; }  // "stop", "length", "cancelled" or ""
+  const Usage& usage() const { return usage_; }
+  const Timings& timings() const { return timings_; }
+  size_t kv_bytes() const { return kv_bytes_; }
+
+ private:
+  SequencePlan plan() const;
+  void start(const RunControl& control);
+  void encode_images(const SequencePlan& plan, const Matrix& rows, const RunControl& control);
+  std::string step(const RunControl& control);
+  std::string release(size_t n);
+  std::string finish(const char* reason);
+  void close();
+
+  std::shared_ptr<Model> model_;
+  std::string prompt_;
+  std::vector<Image> images_;
+  GenerateOptions options_;
+  Sampler sampler_;
+  StreamDecoder stream_;
+  std::unique_ptr<Sequence> sequence_;
+  std::vector<float> logits_;
+  std::string text_;  // what was handed out
+  std::string held_;  // what may be the beginning of a stop string
+  std::vector<int32_t> token_ids_;
+  int32_t position_ = 0;  // of the next token
+  bool started_ = false;
+  bool done_ = false;
+  std::string finish_reason_;
+  std::atomic<bool> cancelled_{false};
+  Usage usage_;
+  Timings timings_;
+  size_t kv_bytes_ = 0;
+};
+
+}  // namespace trimtok

@@ -1,0 +1,58 @@
+// A loaded model: files, tokenizer, tower, decoder and the device they run on.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "engine/core/backend.h"
+#include "engine/core/run_control.h"
+#include "engine/gguf/file.h"
+#include "engine/language/decoder.h"
+#include "engine/text/tokenizer.h"
+#include "engine/vision/tower.h"
+
+namespace trimtok {
+
+struct ModelOptions {
+  std::string path;
+  std::string mmproj;            // empty: find it (see find_model_files)
+  std::string device = "auto";   // auto | cpu | cuda
+  std::string kv_dtype = "f16";  // f16 | bf16 | q8_0 | f32
+  int64_t n_ctx = 0;             // 0: the trained context
+  int32_t n_threads = 0;         // 0: every CPU this process may use
+};
+
+// Immutable after loading; compute is serialised by a mutex, so sequences of several threads may interleave.
+class Model {
+ public:
+  static std::shared_ptr<Model> load(const ModelOptions& options, const RunControl& control);
+
+  const GgufFile& lm_file() const { return *files_.lm; }
+  const GgufFile* vision_file() const { return files_.vision.get(); }
+  const Tokenizer& tokenizer() const { return *tokenizer_; }
+  const Decoder& decoder() const { return *decoder_; }
+  const Tower* tower() const { return tower_.get(); }  // null for a text-only model
+  const Tower& require_tower() const;                  // throws Error(kInvalidArgument) without one
+  Backend& backend() { return *backend_; }
+  std::mutex& compute_mutex() { return compute_mutex_; }
+  Dtype kv_dtype() const { return kv_dtype_; }
+  int64_t n_ctx() const { return n_ctx_; }
+  double load_seconds() const { return load_seconds_; }
+
+ private:
+  Model() = default;
+  ModelFiles files_;
+  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  std::unique_ptr<Decoder> decoder_;
+  std::unique_ptr<Tower> tower_;
+  std::mutex compute_mutex_;
+  Dtype kv_dtype_ = Dtype::kF16;
+  int64_t n_ctx_ = 0;
+  double load_seconds_ = 0;
+};
+
+}  // namespace trimtok

@@ -1,0 +1,108 @@
+#include "engine/runtime/sequence.h"
+
+#include <algorithm>
+
+#include "engine/core/error.h"
+
+namespace trimtok {
+namespace {
+
+ConstMatrix row_range(const ConstMatrix& m, int64_t first, int64_t n) {
+  return {static_cast<const std::byte*>(m.data) + first * m.stride, m.dtype, n, m.cols, m.stride};
+}
+
+// The last of at most `chunk` rows from `first` on, moved back or forward so that no row sees past it.
+int64_t batch_end(const std::vector<int32_t>& visible_end, int64_t base, int64_t first, int64_t chunk) {
+  const int64_t n = static_cast<int64_t>(visible_end.size());
+  int64_t end = std::min(n, first + chunk);
+  for (int64_t i = first; i < end; ++i)
+    end = std::max<int64_t>(end, visible_end[static_cast<size_t>(i)] - base);
+  return end;
+}
+
+}  // namespace
+
+Sequence::Sequence(std::shared_ptr<Model> model)
+    : model_(std::move(model)),
+      cache_(model_->decoder().info().n_layers,
+             int64_t{model_->decoder().info().n_kv_heads} * model_->decoder().info().head_dim,
+             model_->kv_dtype()) {}
+
+void Sequence::prefill(const SequenceRows& rows, int64_t chunk, const Matrix& logits,
+                       const RunControl& control) {
+  const int64_t n = rows.rows.rows;
+  const int64_t base = cache_.length();
+  const size_t n_pos = static_cast<size_t>(model_->decoder().info().n_pos);
+  if (rows.rows.cols != model_->decoder().info().n_embd ||
+      rows.positions.size() != static_cast<size_t>(n) * n_pos ||
+      rows.visible_end.size() != static_cast<size_t>(n) || logits.rows > n || chunk < 1) {
+    fail(ErrorCode::kInvalidArgument,
+         "[prefill] %lld rows of width %lld with %zu positions and %lld logits: need width %d, %zu positions "
+         "a row, "
+         "at most as many logits as rows, chunk >= 1 (is %lld)",
+         static_cast<long long>(n), static_cast<long long>(rows.rows.cols), rows.positions.size(),
+         static_cast<long long>(logits.rows), model_->decoder().info().n_embd, n_pos,
+         static_cast<long long>(chunk));
+  }
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t end = rows.visible_end[static_cast<size_t>(i)];
+    if (end <= base + i || end > base + n) {
+      fail(ErrorCode::kInvalidArgument, "[prefill] row %lld sees up to %lld, must be in [%lld, %lld]",
+           static_cast<long long>(i), static_cast<long long>(end), static_cast<long long>(base + i + 1),
+           static_cast<long long>(base + n));
+    }
+  }
+
+  cache_.reserve(base + n);
+  const int64_t first_logit = n - logits.rows;
+  try {
+    for (int64_t first = 0; first < n;) {
+      const int64_t end = batch_end(rows.visible_end, base, first, chunk);
+      RowBatch batch;
+      batch.rows = row_range(rows.rows, first, end - first);
+      for (size_t p = 0; p < n_pos; ++p) {
+        const auto from = rows.positions.begin() + static_cast<int64_t>(p) * n;
+        batch.positions.insert(batch.positions.end(), from + first, from + end);
+      }
+      batch.visible_end.assign(rows.visible_end.begin() + first, rows.visible_end.begin() + end);
+
+      Matrix out = logits;
+      out.rows = std::max<int64_t>(0, end - std::max(first, first_logit));
+      if (out.rows > 0) {
+        out.data = static_cast<std::byte*>(logits.data) +
+                   (std::max(first, first_logit) - first_logit) * logits.stride;
+      }
+      RunControl inner = control;
+      if (control.progress) {
+        inner.progress = [&](const char* phase, int64_t done, int64_t total) {
+          control.progress(phase, first + (end - first) * done / std::max<int64_t>(total, 1), n);
+        };
+      }
+      std::lock_guard lock(model_->compute_mutex());
+      model_->decoder().forward(model_->backend(), batch, cache_, out, inner);
+      first = end;
+    }
+  } catch (...) {
+    cache_.truncate(base);
+    throw;
+  }
+}
+
+void Sequence::append(int32_t id, int32_t position, std::span<float> logits, const RunControl& control) {
+  const DecoderInfo& info = model_->decoder().info();
+  std::lock_guard lock(model_->compute_mutex());
+  Backend& backend = model_->backend();
+  Arena::Mark mark(backend.arena());
+  Matrix row = backend.arena().matrix(1, info.n_embd);
+  model_->decoder().embed(backend, std::span(&id, 1), row);
+
+  if (cache_.length() == cache_.capacity()) cache_.reserve(cache_.length() + std::max<int64_t>(256, cache_.length() / 4));
+  RowBatch batch;
+  batch.rows = row;
+  batch.positions.assign(static_cast<size_t>(info.n_pos), position);
+  batch.visible_end = {static_cast<int32_t>(cache_.length() + 1)};
+  const int64_t n = static_cast<int64_t>(logits.size());
+  model_->decoder().forward(backend, batch, cache_, {logits.data(), Dtype::kF32, 1, n, n * 4}, control);
+}
+
+}  // namespace trimtok

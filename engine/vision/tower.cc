@@ -1,0 +1,44 @@
+#include "engine/vision/tower.h"
+
+#include "engine/core/error.h"
+#include "engine/gguf/quote.h"
+
+namespace trimtok {
+
+#define TT_TOWER(projector, factory) std::unique_ptr<Tower> factory(std::shared_ptr<const GgufFile> file);
+#include "engine/vision/towers.def"
+#undef TT_TOWER
+
+std::unique_ptr<Tower> load_tower(std::shared_ptr<const GgufFile> file) {
+  if (!file->get_bool("clip.has_vision_encoder", true)) {
+    fail(ErrorCode::kUnsupported,
+         "[vision tower] %s: clip.has_vision_encoder is false, expected a vision encoder; pass the mmproj "
+         "file for pictures",
+         quote_path(file->path()).c_str());
+  }
+  const std::string type = projector_type(*file);
+#define TT_TOWER(projector, factory) \
+  if (type == (projector)) return factory(std::move(file));
+#include "engine/vision/towers.def"
+#undef TT_TOWER
+  std::string supported;
+  for (const std::string& name : supported_projectors()) supported += (supported.empty() ? "" : ", ") + name;
+  if (type.empty()) {
+    fail(ErrorCode::kUnsupported,
+         "[vision tower] %s: no clip.projector_type and no mm.0.weight, expected one of: %s; is this an "
+         "mmproj file?",
+         quote_path(file->path()).c_str(), supported.c_str());
+  }
+  fail(ErrorCode::kUnsupported, "[vision tower] %s: clip.projector_type is %s, expected one of: %s",
+       quote_path(file->path()).c_str(), quote_text(type).c_str(), supported.c_str());
+}
+
+std::vector<std::string> supported_projectors() {
+  return {
+#define TT_TOWER(projector, factory) projector,
+#include "engine/vision/towers.def"
+#undef TT_TOWER
+  };
+}
+
+}  // namespace trimtok

@@ -1,0 +1,80 @@
+// The interface that one tower file (one projector family) fills.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/core/backend.h"
+#include "engine/core/run_control.h"
+#include "engine/gguf/file.h"
+#include "engine/vision/image.h"
+
+namespace trimtok {
+
+// Where a row comes from in the picture, in pixels of the original; empty (x1 <= x0) for rows that show
+// no place (newline rows). Used to draw what was kept.
+struct RowBox {
+  float x0 = 0, y0 = 0, x1 = 0, y1 = 0;
+};
+
+// How one picture enters the prompt: text around and between runs of rows, in order.
+struct PromptPart {
+  std::string text;       // special tokens allowed; empty when this part is rows
+  int64_t row_start = 0;  // rows [row_start, row_start + n_rows) of the picture
+  int64_t n_rows = 0;
+};
+
+// Everything about a picture that follows from its size alone: costs nothing, runs nothing.
+struct ImagePlan {
+  int64_t n_rows = 0;
+  int32_t n_views = 0;     // pictures (overview, tiles) that go through the tower
+  int32_t view_width = 0;  // pixels of each view
+  int32_t view_height = 0;
+  int32_t grid_width = 0;  // rows form this grid for M-RoPE positions; 0: positions are sequential
+  int32_t grid_height = 0;
+  std::vector<PromptPart> parts;
+  std::vector<RowBox> boxes;  // [n_rows]
+};
+
+struct EncodedImage {
+  Buffer storage;
+  // [n_rows, n_embd * (1 + n_extra)]: the row that enters the LM, then what is added after its first layers.
+  Matrix rows;
+};
+
+struct TowerInfo {
+  std::string projector;          // clip.projector_type
+  std::string family;             // "LLaVA", for people
+  std::string placeholder;        // what the family's published chat template prints for a picture: "<image>"
+  std::string fallback_template;  // Jinja, for files without one; empty: none published
+  int32_t n_embd = 0;             // width of a row without extras
+  int32_t n_extra = 0;            // extra slices per row (deepstack)
+  bool bidirectional = false;     // the rows of one picture see each other in the LM
+  int32_t n_layers = 0;
+  int32_t width = 0;
+  int32_t patch_size = 0;
+  int32_t image_size = 0;
+  size_t weight_bytes = 0;
+};
+
+class Tower {
+ public:
+  virtual ~Tower() = default;
+  virtual const TowerInfo& info() const = 0;
+  virtual ImagePlan plan(int32_t width, int32_t height) const = 0;
+  // The views as 8-bit pictures, in the order in which they are encoded.
+  virtual std::vector<Image> preprocess(const ImageView& image) const = 0;
+  // Taps: "patch_embd" (positions added), "pre_ln", per layer "layer_out", then "vision_out"
+  // [views * patches, width] and "view_rows" [views * patches', n_embd]. A picture of many views is encoded
+  // in groups: each tap comes once per group, in order. Throws Error(kNumerics) when a row is not finite.
+  virtual EncodedImage encode(Backend& backend, const ImageView& image, const RunControl& control) const = 0;
+};
+
+// Reads clip.projector_type and dispatches through towers.def. An unknown one is an Error(kUnsupported)
+// listing those that work.
+std::unique_ptr<Tower> load_tower(std::shared_ptr<const GgufFile> file);
+std::vector<std::string> supported_projectors();
+
+}  // namespace trimtok

@@ -1,0 +1,174 @@
+#include "kernels/cpu/check.h"
+
+#include <cmath>
+#include <limits>
+
+namespace trimtok {
+namespace {
+
+constexpr int64_t kMaxInt64 = std::numeric_limits<int64_t>::max();
+
+// Bytes that one addressable unit of a row must be aligned to: blocks are packed, so only the plain formats
+// ask.
+int64_t alignment_of(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::kF32:
+      return 4;
+    case Dtype::kF16:
+    case Dtype::kBF16:
+      return 2;
+    default:
+      return 1;
+  }
+}
+
+// Sane shape, rows that do not overlap, aligned and present data where there is any, and no overflow when
+// a kernel computes rows * stride.
+bool valid(const ConstMatrix& m) {
+  if (m.rows < 0 || m.cols < 0) return false;
+  const int64_t bytes = row_bytes(m.dtype, m.cols);
+  if (bytes < 0) return false;
+  if (m.rows == 0 || m.cols == 0) return true;
+  const int64_t alignment = alignment_of(m.dtype);
+  return m.data != nullptr && m.stride >= bytes && m.rows <= kMaxInt64 / m.stride &&
+         m.stride % alignment == 0 &&
+         reinterpret_cast<uintptr_t>(m.data) % static_cast<size_t>(alignment) == 0;
+}
+
+bool valid_f32(const ConstMatrix& m) {
+  return m.dtype == Dtype::kF32 && valid(m);
+}
+
+bool valid_weight(const ConstMatrix& m) {
+  const DtypeInfo* info = dtype_info(m.dtype);
+  return info != nullptr && info->use == DtypeUse::kWeight && valid(m);
+}
+
+// Dtypes that activations and the key/value cache can be stored in.
+bool valid_stored(const ConstMatrix& m) {
+  const bool storable =
+      m.dtype == Dtype::kF32 || m.dtype == Dtype::kF16 || m.dtype == Dtype::kBF16 || m.dtype == Dtype::kQ8_0;
+  return storable && valid(m);
+}
+
+bool same_shape(const ConstMatrix& a, const ConstMatrix& b) {
+  return a.rows == b.rows && a.cols == b.cols;
+}
+
+bool valid_vector(const float* v) {
+  return reinterpret_cast<uintptr_t>(v) % alignof(float) == 0;
+}
+
+bool valid_eps(float eps) {
+  return std::isfinite(eps) && eps >= 0.0f;
+}
+
+bool valid_activation(Activation act) {
+  return act >= Activation::kNone && act <= Activation::kSilu;
+}
+
+Status status(bool ok) {
+  return ok ? Status::kOk : Status::kBadArgument;
+}
+
+}  // namespace
+
+Status check_gather_rows_args(const GatherRowsArgs& a) {
+  if (!valid_f32(a.out) || !valid_weight(a.table) || a.out.cols != a.table.cols || !std::isfinite(a.scale)) {
+    return Status::kBadArgument;
+  }
+  if (a.out.rows > 0 && a.ids == nullptr) return Status::kBadArgument;
+  for (int64_t t = 0; t < a.out.rows; ++t) {
+    if (a.ids[t] < 0 || a.ids[t] >= a.table.rows) return Status::kBadArgument;
+  }
+  return Status::kOk;
+}
+
+Status check_convert_rows_args(const ConvertRowsArgs& a) {
+  return status(valid_stored(a.out) && valid_f32(a.x) && same_shape(a.out, a.x));
+}
+
+Status check_rms_norm_args(const RmsNormArgs& a) {
+  return status(valid_f32(a.out) && valid_f32(a.x) && same_shape(a.out, a.x) && valid_vector(a.weight) &&
+                valid_eps(a.eps));
+}
+
+Status check_layer_norm_args(const LayerNormArgs& a) {
+  return status(valid_f32(a.out) && valid_f32(a.x) && same_shape(a.out, a.x) && valid_vector(a.weight) &&
+                valid_vector(a.bias) && valid_eps(a.eps));
+}
+
+Status check_add_args(const AddArgs& a) {
+  if (!valid_f32(a.out) || !valid_f32(a.x) || !valid_f32(a.y)) return Status::kBadArgument;
+  if (!same_shape(a.out, a.x) || a.y.cols != a.x.cols) return Status::kBadArgument;
+  return status(a.out.rows == 0 || (a.y.rows > 0 && a.out.rows % a.y.rows == 0));
+}
+
+Status check_gated_act_args(const GatedActArgs& a) {
+  return status(valid_f32(a.out) && valid_f32(a.gate) && valid_f32(a.up) && same_shape(a.out, a.gate) &&
+                same_shape(a.out, a.up) && valid_activation(a.act));
+}
+
+Status check_rope_args(const RopeArgs& a) {
+  if (!valid_f32(a.x) || !valid_f32(a.cos) || !valid_f32(a.sin)) return Status::kBadArgument;
+  if (a.head_dim <= 0 || a.x.cols % a.head_dim != 0) return Status::kBadArgument;
+  if (a.cos.rows != a.x.rows || !same_shape(a.cos, a.sin)) return Status::kBadArgument;
+  const bool known_pairs = a.pairs == RopePairs::kAdjacent || a.pairs == RopePairs::kHalves;
+  return status(known_pairs && a.cos.cols <= a.head_dim / 2);
+}
+
+Status check_patchify_args(const PatchifyArgs& a) {
+  if (!valid_f32(a.out) || a.channels < 0 || a.height < 0 || a.width < 0 || a.patch <= 0) {
+    return Status::kBadArgument;
+  }
+  const int64_t patches = static_cast<int64_t>(a.height / a.patch) * (a.width / a.patch);
+  int64_t elements = static_cast<int64_t>(a.patch) * a.patch;
+  if (__builtin_mul_overflow(elements, static_cast<int64_t>(a.channels), &elements))
+    return Status::kBadArgument;
+  if (a.out.rows != patches || a.out.cols != elements) return Status::kBadArgument;
+  const bool empty = patches == 0 || elements == 0;
+  return status(empty || (a.pixels != nullptr && valid_vector(a.pixels)));
+}
+
+Status check_matmul_args(const MatmulArgs& a) {
+  if (!valid_f32(a.out) || !valid_f32(a.x) || !valid_weight(a.w)) return Status::kBadArgument;
+  if (a.out.rows != a.x.rows || a.out.cols != a.w.rows || a.x.cols != a.w.cols) return Status::kBadArgument;
+  if (!valid_vector(a.bias) || !valid_activation(a.act)) return Status::kBadArgument;
+  if (a.residual.data == nullptr) return Status::kOk;
+  return status(valid_f32(a.residual) && same_shape(a.residual, a.out));
+}
+
+Status check_attention_args(const AttentionArgs& a) {
+  if (!valid_f32(a.out) || !valid_f32(a.q) || !valid_stored(a.k) || !valid_stored(a.v)) {
+    return Status::kBadArgument;
+  }
+  if (a.n_heads <= 0 || a.n_kv_heads <= 0 || a.head_dim <= 0 || a.n_heads % a.n_kv_heads != 0) {
+    return Status::kBadArgument;
+  }
+  const int64_t head_dim = a.head_dim;
+  if (!same_shape(a.out, a.q) || a.q.cols != a.n_heads * head_dim) return Status::kBadArgument;
+  if (!same_shape(a.k, a.v) || a.k.cols != a.n_kv_heads * head_dim) return Status::kBadArgument;
+  // A head's slice of a quantised row must start on a block.
+  const bool quantised = a.k.dtype == Dtype::kQ8_0 || a.v.dtype == Dtype::kQ8_0;
+  if (quantised && head_dim % 32 != 0) return Status::kBadArgument;
+  if (!std::isfinite(a.scale) || !std::isfinite(a.softcap) || a.softcap < 0.0f) return Status::kBadArgument;
+  if (a.q.rows > 0 && (a.begin == nullptr || a.end == nullptr)) return Status::kBadArgument;
+  for (int64_t t = 0; t < a.q.rows; ++t) {
+    if (a.begin[t] < 0 || a.begin[t] > a.end[t] || a.end[t] > a.k.rows) return Status::kBadArgument;
+  }
+  return Status::kOk;
+}
+
+void run_tasks(const ExecContext& ctx, int64_t n_tasks, ExecContext::Task task, void* arg) {
+  if (ctx.parallel != nullptr) {
+    ctx.parallel(ctx.pool, n_tasks, task, arg);
+    return;
+  }
+  for (int64_t i = 0; i < n_tasks; ++i) task(arg, i, 0);
+}
+
+void* get_scratch(const ExecContext& ctx, size_t bytes) {
+  return ctx.scratch == nullptr ? nullptr : ctx.scratch(ctx.scratch_owner, bytes);
+}
+
+}  // namespace trimtok

@@ -1,0 +1,139 @@
+// Which tables this machine can run, and the layers they are made of: ref <- avx2 <- avx512, ref <- neon.
+#include "kernels/cpu/isa_tables.h"
+#include "trimtok/kernels.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace trimtok {
+namespace {
+
+struct Tables {
+  KernelTable table[kNumIsas];
+  bool available[kNumIsas] = {};
+};
+
+void add_table(Tables& t, Isa isa, Isa below, void (*install)(KernelTable&)) {
+  KernelTable& table = t.table[static_cast<int32_t>(isa)];
+  table = t.table[static_cast<int32_t>(below)];
+  table.isa = isa;
+  install(table);
+  t.available[static_cast<int32_t>(isa)] = true;
+}
+
+void install_ref(KernelTable& table) {
+#define TT_OP(name, Args) \
+  table.name = ref::name; \
+  table.served_by[static_cast<int32_t>(Op::k_##name)] = Isa::kRef;
+#include "trimtok/ops.def"
+#undef TT_OP
+}
+
+#if defined(__x86_64__)
+
+struct X86Features {
+  bool avx2 = false;
+  bool avx512 = false;
+};
+
+// The bits of every flag in cmake/isa.cmake, and XCR0: without the operating system's consent to save
+// the wide registers their instructions fault whatever CPUID says.
+X86Features detect_x86() {
+  X86Features features;
+  uint32_t eax = 0;
+  uint32_t ebx = 0;
+  uint32_t ecx = 0;
+  uint32_t edx = 0;
+  if (__get_cpuid(1, &eax, &ebx, &ecx, &edx) == 0) return features;
+  const uint32_t kLeaf1 = bit_FMA | bit_OSXSAVE | bit_AVX | bit_F16C;
+  if ((ecx & kLeaf1) != kLeaf1) return features;
+  uint32_t xcr0 = 0;
+  uint32_t xcr0_high = 0;
+  __asm__("xgetbv" : "=a"(xcr0), "=d"(xcr0_high) : "c"(0));
+  const uint32_t kSseAvxState = 0x06;
+  const uint32_t kAvx512State = 0xe0;  // opmask, upper halves of zmm0-15, zmm16-31
+  if ((xcr0 & kSseAvxState) != kSseAvxState) return features;
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return features;
+  features.avx2 = (ebx & bit_AVX2) != 0;
+  const uint32_t kAvx512 = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
+  features.avx512 = features.avx2 && (ebx & kAvx512) == kAvx512 && (ecx & bit_AVX512VNNI) != 0 &&
+                    (xcr0 & kAvx512State) == kAvx512State;
+  return features;
+}
+
+void add_native_tables(Tables& t) {
+  const X86Features features = detect_x86();
+  if (features.avx2) add_table(t, Isa::kAvx2, Isa::kRef, install_avx2);
+  if (features.avx512) add_table(t, Isa::kAvx512, Isa::kAvx2, install_avx512);
+}
+
+#elif defined(__aarch64__)
+
+// Advanced SIMD is part of the AArch64 baseline: nothing to ask.
+void add_native_tables(Tables& t) {
+  add_table(t, Isa::kNeon, Isa::kRef, install_neon);
+}
+
+#else
+
+void add_native_tables(Tables&) {}
+
+#endif
+
+Tables build_tables() {
+  Tables t;
+  add_table(t, Isa::kRef, Isa::kRef, install_ref);
+  add_native_tables(t);
+  return t;
+}
+
+const Tables& tables() {
+  static const Tables kTables = build_tables();
+  return kTables;
+}
+
+}  // namespace
+
+const char* isa_name(Isa isa) {
+  switch (isa) {
+    case Isa::kRef:
+      return "ref";
+    case Isa::kNeon:
+      return "neon";
+    case Isa::kAvx2:
+      return "avx2";
+    case Isa::kAvx512:
+      return "avx512";
+  }
+  return "unknown";
+}
+
+const char* op_name(Op op) {
+  switch (op) {
+#define TT_OP(name, Args) \
+  case Op::k_##name:      \
+    return #name;
+#include "trimtok/ops.def"
+#undef TT_OP
+    case Op::kCount:
+      break;
+  }
+  return "unknown";
+}
+
+const KernelTable* cpu_table(Isa isa) {
+  const auto i = static_cast<int32_t>(isa);
+  if (i < 0 || i >= kNumIsas || !tables().available[i]) return nullptr;
+  return &tables().table[i];
+}
+
+Isa best_cpu_isa() {
+  Isa best = Isa::kRef;
+  for (int32_t i = 0; i < kNumIsas; ++i) {
+    if (tables().available[i]) best = static_cast<Isa>(i);
+  }
+  return best;
+}
+
+}  // namespace trimtok

@@ -1,0 +1,163 @@
+// Reference bodies of the ops that work row by row.
+#include "kernels/cpu/ref/common.h"
+#include "trimtok/quant_blocks.h"
+
+namespace trimtok::ref {
+namespace {
+
+void quantize_block_q8_0(const float* x, BlockQ8_0* block) {
+  float max_abs = 0.0f;
+  bool finite = true;
+  for (int32_t i = 0; i < 32; ++i) {
+    finite = finite && std::isfinite(x[i]);
+    max_abs = std::fmax(max_abs, std::fabs(x[i]));
+  }
+  const float s = max_abs / 127.0f;
+  block->d = f16_from_f32(s);
+  if (!finite || !std::isfinite(f32_from_f16(block->d))) {
+    block->d = 0x7e00;  // NaN: whoever reads the block sees that something went wrong
+    for (int8_t& q : block->qs) q = 1;
+    return;
+  }
+  const float inverse = block->d == 0 ? 0.0f : 1.0f / s;
+  for (int32_t i = 0; i < 32; ++i) block->qs[i] = static_cast<int8_t>(std::nearbyint(x[i] * inverse));
+}
+
+void convert_row(Dtype dtype, const float* x, int64_t cols, void* out) {
+  switch (dtype) {
+    case Dtype::kF16:
+      for (int64_t i = 0; i < cols; ++i) static_cast<F16Bits*>(out)[i] = f16_from_f32(x[i]);
+      return;
+    case Dtype::kBF16:
+      for (int64_t i = 0; i < cols; ++i) static_cast<Bf16Bits*>(out)[i] = bf16_from_f32(x[i]);
+      return;
+    case Dtype::kQ8_0:
+      for (int64_t i = 0; i < cols / 32; ++i)
+        quantize_block_q8_0(x + 32 * i, static_cast<BlockQ8_0*>(out) + i);
+      return;
+    default:  // F32, the only other dtype that the check admits
+      for (int64_t i = 0; i < cols; ++i) static_cast<float*>(out)[i] = x[i];
+  }
+}
+
+}  // namespace
+
+Status gather_rows(const ExecContext& ctx, const GatherRowsArgs& a) {
+  if (const Status s = check_gather_rows_args(a); s != Status::kOk) return s;
+  for_each(ctx, a.out.rows, [&](int64_t t, int32_t) {
+    auto* out = row<float>(a.out, t);
+    dequantize_row(a.table.dtype, row<void>(a.table, a.ids[t]), a.out.cols, out);
+    for (int64_t i = 0; i < a.out.cols; ++i) out[i] *= a.scale;
+  });
+  return Status::kOk;
+}
+
+Status convert_rows(const ExecContext& ctx, const ConvertRowsArgs& a) {
+  if (const Status s = check_convert_rows_args(a); s != Status::kOk) return s;
+  for_each(ctx, a.x.rows, [&](int64_t t, int32_t) {
+    convert_row(a.out.dtype, row<float>(a.x, t), a.x.cols, row<void>(a.out, t));
+  });
+  return Status::kOk;
+}
+
+Status rms_norm(const ExecContext& ctx, const RmsNormArgs& a) {
+  if (const Status s = check_rms_norm_args(a); s != Status::kOk) return s;
+  for_each(ctx, a.x.rows, [&](int64_t t, int32_t) {
+    const auto* x = row<float>(a.x, t);
+    auto* out = row<float>(a.out, t);
+    const int64_t n = a.x.cols;
+    double squares = 0.0;
+    for (int64_t i = 0; i < n; ++i) squares += static_cast<double>(x[i]) * x[i];
+    const double scale = 1.0 / std::sqrt(squares / static_cast<double>(n) + a.eps);
+    for (int64_t i = 0; i < n; ++i) {
+      const double weight = a.weight == nullptr ? 1.0 : a.weight[i];
+      out[i] = static_cast<float>(x[i] * scale * weight);
+    }
+  });
+  return Status::kOk;
+}
+
+Status layer_norm(const ExecContext& ctx, const LayerNormArgs& a) {
+  if (const Status s = check_layer_norm_args(a); s != Status::kOk) return s;
+  for_each(ctx, a.x.rows, [&](int64_t t, int32_t) {
+    const auto* x = row<float>(a.x, t);
+    auto* out = row<float>(a.out, t);
+    const int64_t n = a.x.cols;
+    double sum = 0.0;
+    for (int64_t i = 0; i < n; ++i) sum += x[i];
+    const double mean = sum / static_cast<double>(n);
+    double squares = 0.0;
+    for (int64_t i = 0; i < n; ++i) squares += (x[i] - mean) * (x[i] - mean);
+    const double scale = 1.0 / std::sqrt(squares / static_cast<double>(n) + a.eps);
+    for (int64_t i = 0; i < n; ++i) {
+      const double weight = a.weight == nullptr ? 1.0 : a.weight[i];
+      const double bias = a.bias == nullptr ? 0.0 : a.bias[i];
+      out[i] = static_cast<float>((x[i] - mean) * scale * weight + bias);
+    }
+  });
+  return Status::kOk;
+}
+
+Status add(const ExecContext& ctx, const AddArgs& a) {
+  if (const Status s = check_add_args(a); s != Status::kOk) return s;
+  for_each(ctx, a.out.rows, [&](int64_t t, int32_t) {
+    const auto* x = row<float>(a.x, t);
+    const auto* y = row<float>(a.y, t % a.y.rows);
+    auto* out = row<float>(a.out, t);
+    for (int64_t i = 0; i < a.out.cols; ++i) out[i] = x[i] + y[i];
+  });
+  return Status::kOk;
+}
+
+Status gated_act(const ExecContext& ctx, const GatedActArgs& a) {
+  if (const Status s = check_gated_act_args(a); s != Status::kOk) return s;
+  for_each(ctx, a.out.rows, [&](int64_t t, int32_t) {
+    const auto* gate = row<float>(a.gate, t);
+    const auto* up = row<float>(a.up, t);
+    auto* out = row<float>(a.out, t);
+    for (int64_t i = 0; i < a.out.cols; ++i) {
+      out[i] = static_cast<float>(activate(a.act, gate[i]) * up[i]);
+    }
+  });
+  return Status::kOk;
+}
+
+Status rope(const ExecContext& ctx, const RopeArgs& a) {
+  if (const Status s = check_rope_args(a); s != Status::kOk) return s;
+  const int64_t half = a.cos.cols;
+  for_each(ctx, a.x.rows, [&](int64_t t, int32_t) {
+    const auto* cos = row<float>(a.cos, t);
+    const auto* sin = row<float>(a.sin, t);
+    for (int64_t head = 0; head < a.x.cols / a.head_dim; ++head) {
+      auto* x = row<float>(a.x, t) + head * a.head_dim;
+      for (int64_t k = 0; k < half; ++k) {
+        float& u = a.pairs == RopePairs::kAdjacent ? x[2 * k] : x[k];
+        float& v = a.pairs == RopePairs::kAdjacent ? x[2 * k + 1] : x[k + half];
+        const double u_new = static_cast<double>(u) * cos[k] - static_cast<double>(v) * sin[k];
+        const double v_new = static_cast<double>(u) * sin[k] + static_cast<double>(v) * cos[k];
+        u = static_cast<float>(u_new);
+        v = static_cast<float>(v_new);
+      }
+    }
+  });
+  return Status::kOk;
+}
+
+Status patchify(const ExecContext& ctx, const PatchifyArgs& a) {
+  if (const Status s = check_patchify_args(a); s != Status::kOk) return s;
+  const int64_t per_row = a.width / a.patch;
+  for_each(ctx, a.out.rows, [&](int64_t p, int32_t) {
+    auto* out = row<float>(a.out, p);
+    const int64_t top = p / per_row * a.patch;
+    const int64_t left = p % per_row * a.patch;
+    for (int64_t c = 0; c < a.channels; ++c) {
+      for (int64_t y = 0; y < a.patch; ++y) {
+        const float* pixels = a.pixels + (c * a.height + top + y) * a.width + left;
+        for (int64_t x = 0; x < a.patch; ++x) *out++ = pixels[x];
+      }
+    }
+  });
+  return Status::kOk;
+}
+
+}  // namespace trimtok::ref

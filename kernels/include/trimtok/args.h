@@ -1,0 +1,133 @@
+// One plain argument struct per op of ops.def, the same on every backend.
+//
+// Letters: T rows (tokens, patches), D width, N outputs, K inputs, S keys, H query heads,
+// G key/value heads, E head_dim, R rotated dimensions, P patches, C channels.
+// Matrices are f32 unless the contract says otherwise; "any" is every kWeight dtype of dtypes.def.
+// T == 0 and S == 0 are legal and do nothing (an attention row that sees no key becomes zeros).
+// Output may alias an input only where the contract says so.
+#pragma once
+
+#include "trimtok/view.h"
+
+namespace trimtok {
+
+enum class Activation : int32_t {
+  kNone,
+  kGeluTanh,   // 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
+  kGeluErf,    // 0.5 x (1 + erf(x / sqrt(2)))
+  kQuickGelu,  // x sigmoid(1.702 x)
+  kSilu,       // x sigmoid(x)
+};
+
+// out[t] = scale * table[ids[t]], dequantised.      out: [T, D]; table: any [V, D]; ids: [T] in [0, V).
+struct GatherRowsArgs {
+  Matrix out;
+  ConstMatrix table;
+  const int32_t* ids = nullptr;
+  float scale = 1.0f;
+};
+
+// out[t] = x[t] in out's dtype, round to nearest even.      out: F32 | F16 | BF16 | Q8_0 [T, D]; x: [T, D].
+// Q8_0, per block of 32, all in f32: s = max|x| / 127, d = f16(s), q = x * (1 / s) to nearest even; q = 0
+// when d is 0. A block with a NaN or infinity, or with d beyond f16, becomes d = NaN and q = 1: never silent.
+struct ConvertRowsArgs {
+  Matrix out;
+  ConstMatrix x;
+};
+
+// out[t] = x[t] / sqrt(mean(x[t]^2) + eps) * weight.      out, x: [T, D], out may be x; weight: [D] or null
+// (ones).
+struct RmsNormArgs {
+  Matrix out;
+  ConstMatrix x;
+  const float* weight = nullptr;
+  float eps = 0.0f;
+};
+
+// out[t] = (x[t] - mean) / sqrt(var + eps) * weight + bias, population variance.
+// out, x: [T, D], out may be x; weight, bias: [D], each may be null (ones, zeros).
+struct LayerNormArgs {
+  Matrix out;
+  ConstMatrix x;
+  const float* weight = nullptr;
+  const float* bias = nullptr;
+  float eps = 0.0f;
+};
+
+// out[t] = x[t] + y[t mod y.rows].      out, x: [T, D], out may be x, or y when Y = T; y: [Y, D], T a multiple
+// of Y.
+struct AddArgs {
+  Matrix out;
+  ConstMatrix x;
+  ConstMatrix y;
+};
+
+// out = act(gate) * up.      out, gate, up: [T, D], out may be gate or up.
+struct GatedActArgs {
+  Matrix out;
+  ConstMatrix gate;
+  ConstMatrix up;
+  Activation act = Activation::kSilu;
+};
+
+enum class RopePairs : int32_t {
+  kAdjacent,  // (2k, 2k+1): architectures whose converter permuted Q and K (llama)
+  kHalves,    // (k, k + R/2): everything else
+};
+
+// Rotates the first R = 2 * cos.cols elements of every head, in place: for pair (u, v) of row t,
+// u' = u cos[t][k] - v sin[t][k], v' = u sin[t][k] + v cos[t][k].
+// x: [T, n * head_dim]; cos, sin: [T, R/2], R <= head_dim. Every variant of RoPE (scaling, sections,
+// 2-D) is a different cos/sin table, never a different kernel.
+struct RopeArgs {
+  Matrix x;
+  int32_t head_dim = 0;
+  ConstMatrix cos;
+  ConstMatrix sin;
+  RopePairs pairs = RopePairs::kHalves;
+};
+
+// im2col for a convolution whose stride is its kernel. Rows in raster order, columns in the order c, y, x;
+// pixels beyond the last whole patch are ignored.
+// out: [(height/patch)*(width/patch), channels*patch*patch]; pixels: planar [channels, height, width].
+struct PatchifyArgs {
+  Matrix out;
+  const float* pixels = nullptr;
+  int32_t channels = 0;
+  int32_t height = 0;
+  int32_t width = 0;
+  int32_t patch = 0;
+};
+
+// out = residual + act(x . w^T + bias), computed in f32 whatever w's storage.
+// out: [T, N]; x: [T, K]; w: any [N, K]; bias: [N] or null; residual: [T, N] or absent, may be out.
+struct MatmulArgs {
+  Matrix out;
+  ConstMatrix x;
+  ConstMatrix w;
+  const float* bias = nullptr;
+  Activation act = Activation::kNone;
+  ConstMatrix residual;
+};
+
+// out[t] = softmax(scale * q[t] . k[begin[t]:end[t]]^T) . v[begin[t]:end[t]] per head; query head h reads
+// key/value head h / (H/G). With softcap c > 0 the scaled scores become c tanh(s / c).
+// Row t sees the keys of one interval: causal, sliding-window, unmasked, per-image bidirectional and
+// block-diagonal masks are all intervals, so no mask matrix exists anywhere.
+// out, q: [T, H*E]; k, v: F32 | F16 | BF16 | Q8_0 [S, G*E], each its own dtype, E a multiple of 32 for Q8_0;
+// begin, end: [T], 0 <= begin <= end <= S.
+struct AttentionArgs {
+  Matrix out;
+  ConstMatrix q;
+  ConstMatrix k;
+  ConstMatrix v;
+  int32_t n_heads = 0;
+  int32_t n_kv_heads = 0;
+  int32_t head_dim = 0;
+  float scale = 1.0f;
+  float softcap = 0.0f;
+  const int32_t* begin = nullptr;
+  const int32_t* end = nullptr;
+};
+
+}  // namespace trimtok

@@ -1,0 +1,296 @@
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <chrono>
+#include <numeric>
+
+#include "engine/runtime/generation.h"
+#include "engine/runtime/model.h"
+#include "engine/runtime/prompt.h"
+#include "engine/runtime/sequence.h"
+#include "python/bindings/convert.h"
+#include "python/bindings/module.h"
+
+namespace py = pybind11;
+using namespace py::literals;
+
+namespace trimtok::python {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using ModelPtr = std::shared_ptr<Model>;
+
+// Lets Python run between layers: signals every 20 ms (Ctrl-C must feel immediate), progress every 50 ms
+// (a terminal shows no more). Called without the GIL.
+RunControl make_control(const std::optional<py::function>& progress) {
+  RunControl control;
+  control.poll = [last = Clock::now()]() mutable {
+    const Clock::time_point now = Clock::now();
+    if (now - last < std::chrono::milliseconds(20)) return;
+    last = now;
+    py::gil_scoped_acquire gil;
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+  };
+  if (progress) {
+    // The function is borrowed: its owner outlives the call, and copying it needs the GIL.
+    control.progress = [callback = progress->ptr(), last = Clock::time_point(), last_phase = std::string()](
+                           const char* phase, int64_t done, int64_t total) mutable {
+      const Clock::time_point now = Clock::now();
+      if (phase == last_phase && done != total && now - last < std::chrono::milliseconds(50)) return;
+      last = now;
+      last_phase = phase;
+      py::gil_scoped_acquire gil;
+      py::reinterpret_borrow<py::function>(callback)(phase, done, total);
+    };
+  }
+  return control;
+}
+
+ModelPtr load_model(const std::string& path, const std::string& mmproj, const std::string& device,
+                    const std::string& kv_dtype, int64_t n_ctx, int32_t n_threads,
+                    const std::optional<py::function>& progress) {
+  const RunControl control = make_control(progress);
+  py::gil_scoped_release release;
+  return Model::load({path, mmproj, device, kv_dtype, n_ctx, n_threads}, control);
+}
+
+py::object token_text(const Tokenizer& tokenizer, int32_t id) {
+  return py::bytes(id < 0 ? std::string() : tokenizer.text(id)).attr("decode")("utf-8", "replace");
+}
+
+py::object string_key(const GgufFile& file, const std::string& key) {
+  if (!file.has(key)) return py::none();
+  return py::bytes(file.get_string(key)).attr("decode")("utf-8", "replace");
+}
+
+py::dict template_dict(const GgufFile& file) {
+  py::dict out;
+  if (const auto* names = file.find_strings("tokenizer.chat_templates")) {
+    for (const std::string& name : *names) {
+      const std::string key = "tokenizer.chat_template." + name;
+      if (file.has(key)) out[py::str(name)] = string_key(file, key);
+    }
+  }
+  return out;
+}
+
+py::dict vision_dict(const TowerInfo& info) {
+  return py::dict("projector"_a = info.projector, "family"_a = info.family, "n_layers"_a = info.n_layers,
+                  "width"_a = info.width, "patch_size"_a = info.patch_size, "image_size"_a = info.image_size,
+                  "n_embd"_a = info.n_embd, "weight_bytes"_a = info.weight_bytes);
+}
+
+py::dict model_info(Model& model) {
+  const DecoderInfo& decoder = model.decoder().info();
+  const Tokenizer& tokenizer = model.tokenizer();
+  const TowerInfo* vision = model.tower() != nullptr ? &model.tower()->info() : nullptr;
+  py::list specials;
+  for (int32_t id = 0; id < tokenizer.n_tokens(); ++id) {
+    if (tokenizer.type(id) == TokenType::kControl) specials.append(token_text(tokenizer, id));
+  }
+  py::list warnings;
+  for (const std::string& text : model.lm_file().warnings()) warnings.append(text);
+  for (const std::string& text : tokenizer.warnings()) warnings.append(text);
+  py::dict out;
+  out["arch"] = decoder.arch;
+  out["family"] = vision != nullptr ? py::object(py::str(vision->family)) : py::none();
+  out["projector"] = vision != nullptr ? py::object(py::str(vision->projector)) : py::none();
+  out["device"] = model.backend().device();
+  out["isa"] = isa_name(model.backend().ops().isa);
+  out["n_threads"] = model.backend().n_threads();
+  out["n_ctx"] = model.n_ctx();
+  out["n_ctx_train"] = decoder.n_ctx_train;
+  out["n_embd"] = decoder.n_embd;
+  out["n_layers"] = decoder.n_layers;
+  out["n_vocab"] = decoder.n_vocab;
+  out["kv_dtype"] = dtype_info(model.kv_dtype())->name;
+  out["weight_bytes"] = decoder.weight_bytes + (vision != nullptr ? vision->weight_bytes : 0);
+  out["vision"] = vision != nullptr ? py::object(vision_dict(*vision)) : py::none();
+  out["chat_template"] = string_key(model.lm_file(), "tokenizer.chat_template");
+  out["chat_templates"] = template_dict(model.lm_file());
+  out["fallback_template"] = vision != nullptr ? vision->fallback_template : "";
+  out["placeholder"] = vision != nullptr ? py::object(py::str(vision->placeholder)) : py::none();
+  out["bos_token"] = token_text(tokenizer, tokenizer.bos());
+  out["eos_token"] = token_text(tokenizer, tokenizer.eos());
+  out["add_bos"] = tokenizer.add_bos();
+  out["special_texts"] = specials;
+  out["lm_path"] = model.lm_file().path();
+  const bool combined = model.vision_file() == &model.lm_file();
+  out["combined"] = combined;
+  out["mmproj_path"] = model.vision_file() == nullptr || combined
+                           ? py::object(py::none())
+                           : py::object(py::str(model.vision_file()->path()));
+  out["warnings"] = warnings;
+  out["load_seconds"] = model.load_seconds();
+  return out;
+}
+
+py::dict plan_prompt(const Model& model, const std::string& prompt,
+                     const std::vector<std::pair<int32_t, int32_t>>& sizes) {
+  std::vector<ImagePlan> plans;
+  for (const auto& [width, height] : sizes) {
+    check_image_size(width, height);
+    plans.push_back(model.require_tower().plan(width, height));
+  }
+  const bool bidirectional = model.tower() != nullptr && model.tower()->info().bidirectional;
+  const SequencePlan plan = plan_sequence(model.tokenizer(), prompt, plans, bidirectional);
+  py::list segments;
+  int64_t start = 0;
+  for (const Segment& segment : plan.segments) {
+    py::dict item("start"_a = start, "count"_a = segment.size());
+    if (segment.image < 0) {
+      item["ids"] = segment.ids;
+    } else {
+      item["image"] = segment.image;
+      item["row_start"] = segment.row_start;
+    }
+    start += segment.size();
+    segments.append(item);
+  }
+  return py::dict("n_rows"_a = plan.n_rows, "n_visual"_a = plan.n_visual, "segments"_a = segments,
+                  "positions"_a = py::array_t<int32_t>(static_cast<int64_t>(plan.positions.size()),
+                                                       plan.positions.data()),
+                  "next_position"_a = plan.next_position);
+}
+
+py::array_t<float> encode_image(Model& model, const U8Array& array) {
+  const ImageView view = image_view(array);
+  const RunControl control = make_control(std::nullopt);
+  EncodedImage encoded;
+  {
+    py::gil_scoped_release release;
+    std::lock_guard lock(model.compute_mutex());
+    encoded = model.require_tower().encode(model.backend(), view, control);
+  }
+  return to_numpy(encoded.rows);
+}
+
+py::array_t<float> embed_ids(Model& model, const std::vector<int32_t>& ids) {
+  const int32_t n_embd = model.decoder().info().n_embd;
+  py::array_t<float> out({static_cast<int64_t>(ids.size()), int64_t{n_embd}});
+  const Matrix view = {out.mutable_data(), Dtype::kF32, static_cast<int64_t>(ids.size()), n_embd, n_embd * 4};
+  py::gil_scoped_release release;
+  std::lock_guard lock(model.compute_mutex());
+  model.decoder().embed(model.backend(), ids, view);
+  return out;
+}
+
+// The "rows + positions" entry: whatever rows the caller made, at whatever positions, causal.
+py::array_t<float> row_logits(const ModelPtr& model, const F32Array& rows, const I32Array& positions,
+                              int64_t n_last, int64_t chunk) {
+  if (rows.ndim() != 2) fail(ErrorCode::kInvalidArgument, "[rows] must be float32 [n, n_embd]");
+  if (n_last < 0 || n_last > rows.shape(0)) {
+    fail(ErrorCode::kInvalidArgument, "[n_last] is %lld, must be in [0, %lld]",
+         static_cast<long long>(n_last), static_cast<long long>(rows.shape(0)));
+  }
+  SequenceRows input;
+  input.rows = {rows.data(), Dtype::kF32, rows.shape(0), rows.shape(1), rows.shape(1) * 4};
+  input.positions.assign(positions.data(), positions.data() + positions.size());
+  input.visible_end.resize(static_cast<size_t>(rows.shape(0)));
+  std::iota(input.visible_end.begin(), input.visible_end.end(), 1);
+  const int64_t n_vocab = model->decoder().info().n_vocab;
+  py::array_t<float> out({n_last, n_vocab});
+  const Matrix logits = {out.mutable_data(), Dtype::kF32, n_last, n_vocab, n_vocab * 4};
+  const RunControl control = make_control(std::nullopt);
+  py::gil_scoped_release release;
+  Sequence(model).prefill(input, chunk, logits, control);
+  return out;
+}
+
+// A Generation with the progress function that it reports to.
+struct PyGeneration {
+  std::unique_ptr<Generation> generation;
+  std::optional<py::function> progress;
+};
+
+std::unique_ptr<PyGeneration> start_generation(const ModelPtr& model, const std::string& prompt,
+                                               const std::vector<U8Array>& arrays, int64_t max_tokens,
+                                               float temperature, int32_t top_k, float top_p, float min_p,
+                                               float repeat_penalty, uint64_t seed,
+                                               std::vector<std::string> stop, int64_t chunk,
+                                               std::optional<py::function> progress) {
+  std::vector<Image> images;
+  for (const U8Array& array : arrays) {
+    const ImageView view = image_view(array);
+    images.push_back({{view.rgb, view.rgb + array.size()}, view.width, view.height});
+  }
+  GenerateOptions options;
+  options.sampling = {temperature, top_k, top_p, min_p, repeat_penalty, seed};
+  options.max_tokens = max_tokens;
+  options.stop = std::move(stop);
+  options.chunk = chunk;
+  auto out = std::make_unique<PyGeneration>();
+  out->generation = std::make_unique<Generation>(model, prompt, std::move(images), std::move(options));
+  out->progress = std::move(progress);
+  return out;
+}
+
+std::optional<std::string> next_piece(PyGeneration& self) {
+  const RunControl control = make_control(self.progress);
+  py::gil_scoped_release release;
+  return self.generation->next(control);
+}
+
+py::dict generation_result(const PyGeneration& self) {
+  const Generation& g = *self.generation;
+  const Usage& usage = g.usage();
+  const Timings& timings = g.timings();
+  return py::dict(
+      "text"_a = g.text(), "token_ids"_a = g.token_ids(), "finish_reason"_a = g.finish_reason(),
+      "usage"_a = py::dict("prompt_tokens"_a = usage.prompt_tokens, "visual_tokens"_a = usage.visual_tokens,
+                           "completion_tokens"_a = usage.completion_tokens),
+      "timings"_a = py::dict("load"_a = timings.load, "encode"_a = timings.encode,
+                             "prefill"_a = timings.prefill, "decode"_a = timings.decode),
+      "kv_bytes"_a = g.kv_bytes());
+}
+
+}  // namespace
+
+void bind_model(py::module_& m) {
+  py::class_<PyGeneration>(m, "Generation", "One answer being made.")
+      .def("next", &next_piece,
+           "The next piece of text, None at the end. The first call encodes and prefills.")
+      .def(
+          "cancel", [](PyGeneration& self) { self.generation->cancel(); },
+          "Ends the generation; from any thread.")
+      .def("result", &generation_result, "Text, ids, usage and timings so far.");
+
+  py::class_<Model, ModelPtr>(m, "Model", "A loaded model; see trimtok_cpp.Model.")
+      .def(py::init(&load_model), "path"_a, "mmproj"_a = "", "device"_a = "auto", "kv_dtype"_a = "f16",
+           "n_ctx"_a = 0, "n_threads"_a = 0, "progress"_a = py::none())
+      .def("info", &model_info)
+      .def(
+          "tokenize",
+          [](const Model& model, const std::string& text, bool parse_special) {
+            return model.tokenizer().encode(text, parse_special);
+          },
+          "text"_a, "parse_special"_a = true)
+      .def(
+          "detokenize",
+          [](const Model& model, const std::vector<int32_t>& ids, bool print_special) {
+            return py::bytes(model.tokenizer().decode(ids, print_special)).attr("decode")("utf-8", "replace");
+          },
+          "ids"_a, "print_special"_a = false)
+      .def("plan", &plan_prompt, "prompt"_a, "sizes"_a)
+      .def(
+          "image_plan",
+          [](const Model& model, int32_t width, int32_t height) {
+            check_image_size(width, height);
+            return to_dict(model.require_tower().plan(width, height));
+          },
+          "width"_a, "height"_a)
+      .def(
+          "preprocess",
+          [](const Model& model, const U8Array& image) {
+            return to_numpy(model.require_tower().preprocess(image_view(image)));
+          },
+          "image"_a)
+      .def("encode", &encode_image, "image"_a)
+      .def("embed", &embed_ids, "ids"_a)
+      .def("logits", &row_logits, "rows"_a, "positions"_a, "n_last"_a = 1, "chunk"_a = 512)
+      .def("generate", &start_generation, "prompt"_a, "images"_a, py::kw_only(), "max_tokens"_a,
+           "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "repeat_penalty"_a, "seed"_a, "stop"_a,
+           "chunk"_a = 512, "progress"_a = py::none());
+}
+
+}  // namespace trimtok::python

@@ -1,0 +1,294 @@
+"""The `trimtok` command. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from . import _core, gguf_tools
+from .images import load_image
+from .model import DEVICES, KV_DTYPES, Model, Stream
+
+__all__ = ["main"]
+
+
+class _ProgressBar:
+    """One line on a terminal, redrawn for every phase; nothing at all elsewhere."""
+
+    WIDTH = 30
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._drawn = False
+        self.active = out.isatty()
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        filled = self.WIDTH * done // max(total, 1)
+        bar = "#" * filled + "." * (self.WIDTH - filled)
+        self._out.write(f"\r{phase:<8}[{bar}] {done}/{total}\x1b[K")
+        self._out.flush()
+        self._drawn = True
+
+    def clear(self) -> None:
+        if self._drawn:
+            self._out.write("\r\x1b[K")
+            self._out.flush()
+            self._drawn = False
+
+    @property
+    def callback(self) -> Callable[[str, int, int], None] | None:
+        return self if self.active else None
+
+
+def _load(args: argparse.Namespace, bar: _ProgressBar) -> Model:
+    model = Model._with_progress(
+        args.model,
+        bar.callback,
+        mmproj=args.mmproj,
+        device=args.device,
+        n_ctx=args.ctx,
+        n_threads=args.threads,
+        kv_dtype=args.kv_dtype,
+    )
+    bar.clear()
+    for warning in model.info()["warnings"]:
+        print(f"trimtok: warning: {warning}", file=sys.stderr)
+    return model
+
+
+def _run(args: argparse.Namespace) -> None:
+    bar = _ProgressBar(sys.stderr)
+    model = _load(args, bar)
+    options = model._options(
+        args.max_tokens,
+        args.temperature,
+        args.top_k,
+        args.top_p,
+        args.min_p,
+        args.repeat_penalty,
+        args.seed,
+        args.stop,
+    )
+    prompt = model._prompt(args.prompt, len(args.image), args.system, args.raw)
+    with Stream(model, prompt, args.image, options, bar.callback) as stream:
+        for piece in stream:
+            bar.clear()
+            if not args.json:
+                sys.stdout.write(piece)
+                sys.stdout.flush()
+    bar.clear()
+    result = stream.result
+    if args.json:
+        print(json.dumps(dataclasses.asdict(result), ensure_ascii=False))
+        return
+    print(flush=True)
+    print(f"{result.usage}; {result.timings}; finish: {result.finish_reason}", file=sys.stderr)
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    if args.json:
+        print(json.dumps(gguf_tools.inspect_dict(args.file), ensure_ascii=False))
+    else:
+        print(gguf_tools.inspect_text(args.file))
+
+
+def _merge(args: argparse.Namespace) -> None:
+    for remark in gguf_tools.merge(args.lm, args.mmproj, args.output, overwrite=args.force):
+        print(f"trimtok: {remark}", file=sys.stderr)
+    print(f"wrote {args.output} ({Path(args.output).stat().st_size} bytes)")
+
+
+def _bench(args: argparse.Namespace) -> None:
+    bar = _ProgressBar(sys.stderr)
+    model = _load(args, bar)
+    info = model._info
+    if max(args.pp + 1, args.tg + 16) > info["n_ctx"]:
+        raise ValueError(
+            f"[bench] --pp {args.pp} or --tg {args.tg} exceeds the context of {info['n_ctx']} rows"
+        )
+    rows = [_bench_encode(model, args.image, args.repeat)] if args.image else []
+    rows += [_bench_prefill(model, args.pp, args.repeat), _bench_decode(model, args.tg, args.repeat)]
+    if args.json:
+        about = {key: info[key] for key in ("lm_path", "mmproj_path", "arch", "device", "isa", "n_threads")}
+        print(json.dumps({"version": _core.__version__, **about, "results": rows}))
+        return
+    head = f"{'test':<10}{'rows':>7}{'seconds':>11}{'tokens/s':>11}"
+    print(f"{head}   (median of {args.repeat}; {info['isa']}, {info['n_threads']} threads)")
+    for row in rows:
+        print(f"{row['test']:<10}{row['rows']:>7}{row['seconds']:>11.4f}{row['tokens_per_second']:>11.1f}")
+
+
+def _measured(test: str, rows: int, seconds: Sequence[float]) -> dict[str, Any]:
+    median = statistics.median(seconds)
+    rate = rows / median if median > 0 else 0.0
+    return {
+        "test": test,
+        "rows": rows,
+        "seconds": median,
+        "tokens_per_second": rate,
+        "all_seconds": list(seconds),
+    }
+
+
+def _bench_encode(model: Model, source: str, repeat: int) -> dict[str, Any]:
+    image = load_image(source)
+    seconds = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        rows = model._core.encode(image)
+        seconds.append(time.perf_counter() - start)
+    return _measured("encode", len(rows), seconds)
+
+
+def _bench_prefill(model: Model, n: int, repeat: int) -> dict[str, Any]:
+    # Any ids do: the work does not depend on them. One throw-away run touches the mapped weights.
+    ids = np.random.default_rng(0).integers(0, model._info["n_vocab"], n).tolist()
+    rows = model._core.embed(ids)
+    positions = np.arange(n, dtype=np.int32)
+    seconds = []
+    for _ in range(repeat + 1):
+        start = time.perf_counter()
+        model._core.logits(rows, positions, 1)
+        seconds.append(time.perf_counter() - start)
+    return _measured("prefill", n, seconds[1:])
+
+
+def _bench_decode(model: Model, n: int, repeat: int) -> dict[str, Any]:
+    seconds: list[float] = []
+    steps = 0
+    for attempt in range(repeat):
+        # The first token comes out of the prefill, hence one more than the steps to be timed.
+        result = model.generate([], "Once upon a time", raw=True, max_tokens=n + 1, seed=attempt)
+        steps = len(result.token_ids) - 1
+        seconds.append(result.timings.decode)
+    if steps < 1:
+        raise RuntimeError("[bench] the model ends its answer at once; decoding cannot be timed with it")
+    return _measured("decode", steps, seconds)
+
+
+def _kernels(args: argparse.Namespace) -> None:
+    isas: list[str] = _core.ops.isas()
+    served = {isa: _core.ops.served_by(isa) for isa in isas}
+    active = os.environ.get("TRIMTOK_CPU_ISA") or _core.ops.best_isa()
+    if active not in isas:
+        raise ValueError(f"[TRIMTOK_CPU_ISA] is {active!r}, this machine and build have {', '.join(isas)}")
+    if args.json:
+        print(json.dumps({"active": active, "best": _core.ops.best_isa(), "served_by": served}))
+        return
+    heads = [f"{isa}*" if isa == active else isa for isa in isas]
+    ops = list(served[active])
+    first = max(len("op"), *map(len, ops)) + 2
+    width = max(8, *map(len, heads)) + 2
+    print(f"{'op':<{first}}" + "".join(f"{head:<{width}}" for head in heads).rstrip())
+    for op in ops:
+        print(f"{op:<{first}}" + "".join(f"{served[isa][op]:<{width}}" for isa in isas).rstrip())
+    print(
+        f"\nA column says what serves each op under that ISA. *: active ({active}); TRIMTOK_CPU_ISA lowers it"
+    )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not positive")
+    return number
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="trimtok", description="Multi-image GGUF models")
+    parser.add_argument("--version", action="version", version=f"trimtok {_core.__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    load = argparse.ArgumentParser(add_help=False)
+    load.add_argument("model", metavar="MODEL", help="GGUF file of the language model, or of both parts")
+    load.add_argument(
+        "--mmproj", metavar="FILE", help="GGUF file of the vision part (default: look beside MODEL)"
+    )
+    load.add_argument("--device", choices=DEVICES, default="auto")
+    load.add_argument("--ctx", type=_positive, metavar="N", help="rows of context (default: as trained)")
+    load.add_argument("--threads", type=_positive, metavar="N", help="default: every CPU")
+    load.add_argument("--kv-dtype", choices=KV_DTYPES, default="f16")
+
+    run = commands.add_parser("run", parents=[load], help="answer a question about images")
+    run.add_argument("prompt", metavar="PROMPT", help='the question; "<image>" in it places an image')
+    run.add_argument("-i", "--image", action="append", default=[], metavar="FILE", help="may be repeated")
+    run.add_argument("--system", metavar="TEXT", help="system message")
+    run.add_argument("--raw", action="store_true", help="PROMPT is the final text: no chat template")
+    run.add_argument("--max-tokens", type=int, default=256, metavar="N")
+    run.add_argument(
+        "--temperature", type=float, default=0.0, metavar="T", help="0 (default): most likely token"
+    )
+    run.add_argument("--top-k", type=int, default=40, metavar="K")
+    run.add_argument("--top-p", type=float, default=0.95, metavar="P")
+    run.add_argument("--min-p", type=float, default=0.05, metavar="P")
+    run.add_argument("--repeat-penalty", type=float, default=1.0, metavar="X")
+    run.add_argument("--seed", type=int, metavar="N")
+    run.add_argument("--stop", action="append", metavar="TEXT", help="ends the answer; may be repeated")
+    run.add_argument("--json", action="store_true", help="print the whole result as JSON at the end")
+    run.set_defaults(function=_run)
+
+    inspect = commands.add_parser("inspect", help="show what a GGUF file holds")
+    inspect.add_argument("file", metavar="FILE")
+    inspect.add_argument("--json", action="store_true")
+    inspect.set_defaults(function=_inspect)
+
+    merge = commands.add_parser("merge", help="put language model and vision part into one file")
+    merge.add_argument("lm", metavar="LM")
+    merge.add_argument("mmproj", metavar="MMPROJ")
+    merge.add_argument("-o", "--output", required=True, metavar="OUT")
+    merge.add_argument("--force", action="store_true", help="overwrite OUT")
+    merge.set_defaults(function=_merge)
+
+    bench = commands.add_parser("bench", parents=[load], help="time the phases")
+    bench.add_argument("-i", "--image", metavar="FILE", help="time the encoding of this image too")
+    bench.add_argument("--pp", type=_positive, default=512, metavar="N", help="rows to prefill (default 512)")
+    bench.add_argument("--tg", type=_positive, default=64, metavar="N", help="tokens to decode (default 64)")
+    bench.add_argument(
+        "-r", "--repeat", type=_positive, default=3, metavar="N", help="runs of each (default 3)"
+    )
+    bench.add_argument("--json", action="store_true")
+    bench.set_defaults(function=_bench)
+
+    kernels = commands.add_parser("kernels", help="show which instruction set serves each op")
+    kernels.add_argument("--json", action="store_true")
+    kernels.set_defaults(function=_kernels)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line `argv` (default: that of the process) and returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # an answer may hold what the terminal's encoding lacks
+    try:
+        args = _parser().parse_args(argv)
+    except SystemExit as stop:  # argparse has printed
+        return stop.code if isinstance(stop.code, int) else 2
+    try:
+        args.function(args)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("\ntrimtok: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader has gone; a second flush at exit would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if args.debug:
+            raise
+        text = " ".join(str(error).split()) or type(error).__name__
+        print(f"trimtok: error: {text}", file=sys.stderr)
+        return 1
+    return 0

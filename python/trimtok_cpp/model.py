@@ -1,0 +1,516 @@
+"""The public Model: arguments are checked here, work is the extension's."""
+
+from __future__ import annotations
+
+import errno
+import math
+import operator
+import os
+import secrets
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, TypedDict, overload
+
+from . import _core
+from .errors import ContextOverflowError
+from .images import ImageSource, as_sources, load_image
+from .prompt import ChatFormat, Message, clean, parse_messages, place_images, raw_prompt
+from .result import Result, TokenCount
+
+__all__ = ["Model", "Stream"]
+
+_Progress = Callable[[str, int, int], None]
+_MAX_SEED = 2**64 - 1
+_MAX_INT32 = 2**31 - 1
+_TINY = 1.2e-38  # smallest normal float32, the engine's type for these numbers
+DEVICES = ("auto", "cpu", "cuda")
+KV_DTYPES = ("f16", "bf16", "q8_0", "f32")
+
+
+class _Options(TypedDict):
+    max_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repeat_penalty: float
+    seed: int
+    stop: list[str]
+
+
+class Model:
+    """A language model with its vision tower, loaded from GGUF files.
+
+    All methods may be called from several threads; generations then share the machine layer by layer.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        mmproj: str | os.PathLike[str] | None = None,
+        device: str = "auto",
+        n_ctx: int | None = None,
+        n_threads: int | None = None,
+        kv_dtype: str = "f16",
+        seed: int | None = None,
+    ) -> None:
+        """Maps the files into memory; weights keep their stored types.
+
+        path: the language model (the first part of a split one), or one file that holds both.
+        mmproj: the vision file; None looks inside `path`, then for a single candidate in its folder.
+        device: "auto", "cpu" or "cuda".
+        n_ctx: rows of context, pictures and answer included; None is the trained context.
+        n_threads: None is every CPU that this process may use.
+        kv_dtype: type of the key/value cache: "f16", "bf16", "q8_0" or "f32".
+        seed: for every generation that names none; None draws a new one each time (Result.seed tells it).
+
+        Raises OSError for files that cannot be read, ModelFormatError for damaged ones, UnsupportedError for
+        what this version cannot do, ValueError for a wrong pair and for arguments out of range.
+        """
+        self._open(path, mmproj, device, n_ctx, n_threads, kv_dtype, seed, None)
+
+    @classmethod
+    def _with_progress(cls, path: str, progress: _Progress | None, **options: Any) -> Model:
+        """As the constructor; `progress(phase, done, total)` is called while loading (for the CLI)."""
+        model = cls.__new__(cls)
+        defaults: dict[str, Any] = {
+            "mmproj": None,
+            "device": "auto",
+            "n_ctx": None,
+            "n_threads": None,
+            "kv_dtype": "f16",
+            "seed": None,
+        }
+        model._open(path, **(defaults | options), progress=progress)
+        return model
+
+    def _open(
+        self,
+        path: str | os.PathLike[str],
+        mmproj: str | os.PathLike[str] | None,
+        device: str,
+        n_ctx: int | None,
+        n_threads: int | None,
+        kv_dtype: str,
+        seed: int | None,
+        progress: _Progress | None,
+    ) -> None:
+        self._seed = None if seed is None else _integer("seed", seed, 0, _MAX_SEED)
+        self._core = _core.Model(
+            path=_file("path", path),
+            mmproj="" if mmproj is None else _file("mmproj", mmproj),
+            device=_choice("device", device, DEVICES),
+            kv_dtype=_choice("kv_dtype", kv_dtype, KV_DTYPES),
+            n_ctx=0 if n_ctx is None else _integer("n_ctx", n_ctx, 1, _MAX_INT32),
+            n_threads=0 if n_threads is None else _integer("n_threads", n_threads, 1, 512),
+            progress=progress,
+        )
+        self._info: dict[str, Any] = self._core.info()
+        self._format: ChatFormat | None = None
+        # Weak: an abandoned stream must not live on.
+        self._running: weakref.WeakSet[Stream] = weakref.WeakSet()
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:  # noqa: D105
+        info = self._info
+        vision = f" + {info['projector']}" if info["projector"] else ""
+        return f"Model({info['lm_path']!r}: {info['arch']}{vision}, n_ctx {info['n_ctx']}, {info['device']})"
+
+    @overload
+    def generate(
+        self,
+        images: Sequence[ImageSource] | ImageSource | None,
+        prompt: str,
+        *,
+        max_tokens: int = 256,
+        temperature: float = 0.0,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        repeat_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        system: str | None = None,
+        stream: Literal[False] = False,
+        raw: bool = False,
+    ) -> Result: ...
+
+    @overload
+    def generate(
+        self,
+        images: Sequence[ImageSource] | ImageSource | None,
+        prompt: str,
+        *,
+        max_tokens: int = 256,
+        temperature: float = 0.0,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        repeat_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        system: str | None = None,
+        stream: Literal[True],
+        raw: bool = False,
+    ) -> Stream: ...
+
+    def generate(
+        self,
+        images: Sequence[ImageSource] | ImageSource | None,
+        prompt: str,
+        *,
+        max_tokens: int = 256,
+        temperature: float = 0.0,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        repeat_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        system: str | None = None,
+        stream: bool = False,
+        raw: bool = False,
+    ) -> Result | Stream:
+        """Answers `prompt` about `images`.
+
+        images: paths, bytes, PIL images or numpy uint8 [height, width, 3]; [] or None for none.
+        prompt: a user message. "<image>" places an image; without one the images come first.
+        max_tokens: at least 1. temperature: >= 0; 0 always takes the most likely token. top_k: >= 0; 0 is
+        off. top_p: in (0, 1]. min_p: in [0, 1). repeat_penalty: > 0; 1 is off. seed: 0 .. 2**64 - 1.
+        stop: texts that end the answer (they are not part of it). system: a system message.
+        stream: returns a Stream at once, which yields text as it comes.
+        raw: `prompt` is the final text, special tokens included; only "<image>" is replaced, without one the
+        images go in front with nothing around them. The chat template is not used.
+
+        Raises ValueError or TypeError for bad arguments and unreadable images, OSError for missing files,
+        ContextOverflowError when prompt and images do not fit, NumericsError when weights are damaged. A
+        generation stopped by `cancel()` returns what there is, with finish_reason "cancelled".
+        """
+        options = self._options(max_tokens, temperature, top_k, top_p, min_p, repeat_penalty, seed, stop)
+        sources = as_sources(images)
+        text = self._prompt(prompt, len(sources), system, raw)
+        return self._run(text, sources, options, stream)
+
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        max_tokens: int = 256,
+        temperature: float = 0.0,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        repeat_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        system: str | None = None,
+        stream: Literal[False] = False,
+    ) -> Result: ...
+
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        max_tokens: int = 256,
+        temperature: float = 0.0,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        repeat_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        system: str | None = None,
+        stream: Literal[True],
+    ) -> Stream: ...
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        max_tokens: int = 256,
+        temperature: float = 0.0,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        repeat_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        system: str | None = None,
+        stream: bool = False,
+    ) -> Result | Stream:
+        """Continues a conversation of OpenAI-style messages.
+
+        A message is {"role": "system" | "user" | "assistant", "content": text or parts}. A part is
+        {"type": "text", "text": ...}, {"type": "image_url", "image_url": path or data URL, or {"url": ...}}
+        or {"type": "image", "image": anything that `generate` takes}. Nothing is fetched from a network.
+        "<image>" inside a text is ordinary text here. The template decides whether pictures stay between
+        texts (LLaVA's puts a message's pictures first). Other arguments, result and errors: see `generate`.
+        """
+        options = self._options(max_tokens, temperature, top_k, top_p, min_p, repeat_penalty, seed, stop)
+        parsed, sources = parse_messages(messages)
+        if system is not None:
+            if any(message.role == "system" for message in parsed):
+                raise ValueError("[system] is given, and messages hold a system message too; use one of them")
+            parsed.insert(0, Message("system", (clean(system, "system"),)))
+        self._check_vision(len(sources))
+        return self._run(self._chat_format().render(parsed), sources, options, stream)
+
+    def count_tokens(
+        self,
+        images: Sequence[ImageSource] | ImageSource | None,
+        prompt: str,
+        *,
+        system: str | None = None,
+        raw: bool = False,
+    ) -> TokenCount:
+        """How many rows of context `generate` would use for this prompt; nothing runs.
+
+        An int (its `visual_tokens` are those of the images); may exceed the context. Errors as in `generate`.
+        """
+        sources = as_sources(images)
+        text = self._prompt(prompt, len(sources), system, raw)
+        arrays = [load_image(source, index) for index, source in enumerate(sources)]
+        plan = self._core.plan(text, [(array.shape[1], array.shape[0]) for array in arrays])
+        return TokenCount(plan["n_rows"], plan["n_visual"])
+
+    def info(self) -> dict[str, Any]:
+        """What was loaded: architecture, sizes, files, device, chat template, warnings of the loader."""
+        return {key: value for key, value in self._core.info().items() if key != "special_texts"}
+
+    def cancel(self) -> None:
+        """Stops every generation of this model that is running now, from any thread."""
+        with self._lock:
+            running = list(self._running)
+        for stream in running:
+            stream.cancel()
+
+    def _prompt(self, prompt: str, n_images: int, system: str | None, raw: bool) -> str:
+        if raw:
+            if system is not None:
+                raise ValueError("[system] cannot be used with raw=True; write it into the prompt")
+            text = raw_prompt(prompt, n_images, self._info["bos_token"], self._info["add_bos"])
+            self._check_vision(n_images)
+            return text
+        parts, placed = place_images(prompt, n_images)
+        messages = [] if system is None else [Message("system", (clean(system, "system"),))]
+        messages.append(Message("user", parts))
+        self._check_vision(n_images)
+        return self._chat_format().render(messages, placed)
+
+    def _check_vision(self, n_images: int) -> None:
+        if n_images and not self._info["projector"]:
+            raise ValueError(
+                f"[images] {n_images} given, but {self._info['lm_path']} was loaded without a vision file; "
+                "pass mmproj='...' to Model"
+            )
+
+    def _chat_format(self) -> ChatFormat:
+        # Compiled on first use: a damaged template must not keep raw prompts from working.
+        if self._format is None:
+            self._format = ChatFormat(self._info)
+        return self._format
+
+    def _options(
+        self,
+        max_tokens: int,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+        min_p: float,
+        repeat_penalty: float,
+        seed: int | None,
+        stop: str | Sequence[str] | None,
+    ) -> _Options:
+        if seed is None:
+            seed = secrets.randbits(64) if self._seed is None else self._seed
+        return {
+            "max_tokens": _integer("max_tokens", max_tokens, 1, _MAX_INT32),
+            "temperature": _number("temperature", temperature, 0.0, 1e6, "[0, 1e6]"),
+            "top_k": _integer("top_k", top_k, 0, _MAX_INT32),
+            "top_p": _number("top_p", top_p, _TINY, 1.0, "(0, 1]"),
+            "min_p": _number("min_p", min_p, 0.0, 1.0 - 2**-24, "[0, 1)"),
+            "repeat_penalty": _number("repeat_penalty", repeat_penalty, _TINY, 1e6, "(0, 1e6]"),
+            "seed": _integer("seed", seed, 0, _MAX_SEED),
+            "stop": _stops(stop),
+        }
+
+    def _run(
+        self,
+        prompt: str,
+        sources: Sequence[ImageSource],
+        options: _Options,
+        stream: bool,
+        progress: _Progress | None = None,
+    ) -> Result | Stream:
+        running = Stream(self, prompt, sources, options, progress)
+        if stream:
+            return running
+        with running:
+            for _ in running:
+                pass
+        return running.result
+
+
+class Stream(Iterator[str]):
+    """An answer as it is made: iterate for pieces of text, always whole characters.
+
+    The first step encodes the images and reads the prompt. `result` is the state so far, complete after the
+    last piece. An abandoned stream stops; `close()` (or a `with` block) frees its memory at once.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        prompt: str,
+        sources: Sequence[ImageSource],
+        options: _Options,
+        progress: _Progress | None,
+    ) -> None:
+        self._seed = options["seed"]
+        self._model = model
+        self._cancelled = False
+        # A step and a look at the result exclude each other; a signal handler may look during a step.
+        self._step = threading.RLock()
+        self._generation: _core.Generation | None = None
+        self._result: Result | None = None
+        self._enter()
+        try:
+            arrays = [load_image(source, index) for index, source in enumerate(sources)]
+            plan = model._core.plan(prompt, [(array.shape[1], array.shape[0]) for array in arrays])
+            n_ctx = model._info["n_ctx"]
+            if plan["n_rows"] >= n_ctx:
+                raise ContextOverflowError(
+                    f"[prompt] takes {plan['n_rows']} tokens ({plan['n_visual']} of them visual), the "
+                    f"context has {n_ctx} and the answer needs one; use fewer or smaller images, a shorter "
+                    "prompt or a larger n_ctx"
+                )
+            self._generation = model._core.generate(prompt, arrays, **options, progress=progress)
+            if self._cancelled:  # by another thread while the images were read
+                self._generation.cancel()
+        except BaseException:
+            self._leave()
+            raise
+
+    def __iter__(self) -> Stream:  # noqa: D105
+        return self
+
+    def __next__(self) -> str:  # noqa: D105
+        with self._step:
+            if self._generation is None:
+                raise StopIteration
+            try:
+                piece: str | None = self._generation.next()
+            except BaseException:
+                self._finish("")
+                raise
+            if piece is None:
+                self._finish("")
+                raise StopIteration
+            return piece
+
+    @property
+    def result(self) -> Result:
+        """The answer so far; `finish_reason` is "" until it is complete."""
+        with self._step:
+            if self._generation is not None:
+                return Result.from_core(self._generation.result(), self._seed)
+            if self._result is None:
+                raise RuntimeError("[stream] its construction failed; it has no result")
+            return self._result
+
+    def cancel(self) -> None:
+        """Ends the answer within one layer of work, from any thread."""
+        self._cancelled = True
+        generation = self._generation
+        if generation is not None:
+            generation.cancel()
+
+    def close(self) -> None:
+        """Ends the answer and frees its memory; `result` keeps what there is. May be called twice."""
+        self.cancel()
+        with self._step:
+            self._finish("cancelled")
+
+    def _finish(self, reason: str) -> None:
+        """Keeps the result; `reason` is for an answer that the engine has not ended itself."""
+        if self._generation is not None:
+            raw = self._generation.result()
+            self._result = Result.from_core(
+                raw | {"finish_reason": raw["finish_reason"] or reason}, self._seed
+            )
+            self._generation = None
+            self._leave()
+
+    def __enter__(self) -> Stream:  # noqa: D105
+        return self
+
+    def __exit__(  # noqa: D105
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _enter(self) -> None:
+        with self._model._lock:
+            self._model._running.add(self)
+
+    def _leave(self) -> None:
+        with self._model._lock:
+            self._model._running.discard(self)
+
+
+def _file(name: str, value: str | os.PathLike[str]) -> str:
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"[{name}] is of type {type(value).__name__}, must be a path")
+    path = os.fspath(value)
+    if not isinstance(path, str):
+        raise TypeError(f"[{name}] is a path of bytes, must be of str")
+    if "\0" in path:
+        raise ValueError(f"[{name}] {path!r} contains a NUL character")
+    if not Path(path).exists():
+        raise FileNotFoundError(errno.ENOENT, f"[{name}] no such file; check the path", path)
+    return path
+
+
+def _choice(name: str, value: str, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise ValueError(f"[{name}] is {value!r}, must be one of {', '.join(allowed)}")
+    return value
+
+
+def _integer(name: str, value: int, low: int, high: int) -> int:
+    if isinstance(value, bool):
+        raise TypeError(f"[{name}] is {value!r}, must be an integer in {low}..{high}")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"[{name}] is {value!r}, must be an integer in {low}..{high}") from None
+    if not low <= number <= high:
+        raise ValueError(f"[{name}] is {number}, must be in {low}..{high}")
+    return number
+
+
+def _number(name: str, value: float, low: float, high: float, allowed: str) -> float:
+    try:
+        number = math.nan if isinstance(value, (bool, str, bytes)) else float(value)
+    except (TypeError, OverflowError):
+        number = math.nan
+    if not low <= number <= high:  # false for NaN
+        raise ValueError(f"[{name}] is {value!r}, must be a number in {allowed}")
+    return number
+
+
+def _stops(stop: str | Sequence[str] | None) -> list[str]:
+    stops = [] if stop is None else [stop] if isinstance(stop, str) else list(stop)
+    for text in stops:
+        if not isinstance(text, str):
+            raise TypeError(f"[stop] holds {text!r}, must be text or a list of texts")
+        if not text:
+            raise ValueError("[stop] holds an empty text; every stop must have at least one character")
+        clean(text, "stop")
+    return stops

@@ -1,0 +1,120 @@
+"""What a generation returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["Result", "Timings", "TokenCount", "Usage"]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of one generation.
+
+    `prompt_tokens` counts every row of the prompt, the `visual_tokens` of the pictures included.
+    """
+
+    prompt_tokens: int
+    visual_tokens: int
+    completion_tokens: int
+
+    @property
+    def total_tokens(self) -> int:
+        """Rows of context that the prompt and the answer take."""
+        return self.prompt_tokens + self.completion_tokens
+
+    def __str__(self) -> str:  # noqa: D105
+        return (
+            f"{self.prompt_tokens} prompt tokens ({self.visual_tokens} visual), "
+            f"{self.completion_tokens} completion tokens"
+        )
+
+
+class TokenCount(int):
+    """The number of rows that a prompt takes in the context; `visual_tokens` of them belong to pictures."""
+
+    visual_tokens: int
+
+    def __new__(cls, prompt_tokens: int, visual_tokens: int) -> TokenCount:  # noqa: D102
+        count = super().__new__(cls, prompt_tokens)
+        count.visual_tokens = visual_tokens
+        return count
+
+    @property
+    def prompt_tokens(self) -> int:
+        """The number itself."""
+        return int(self)
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Wall-clock seconds: `load` of the model, `encode` of each picture, `prefill`, `decode`.
+
+    Rates are 0.0 where nothing was measured. The first answer token comes out of the prefill, so the decode
+    rate counts the tokens after it.
+    """
+
+    load: float
+    encode: tuple[float, ...]
+    prefill: float
+    decode: float
+    prefill_tokens_per_second: float
+    decode_tokens_per_second: float
+
+    def __str__(self) -> str:  # noqa: D105
+        encode = " + ".join(f"{seconds:.3f}" for seconds in self.encode) or "0"
+        return (
+            f"load {self.load:.3f} s, encode {encode} s, "
+            f"prefill {self.prefill:.3f} s ({self.prefill_tokens_per_second:.1f} tokens/s), "
+            f"decode {self.decode:.3f} s ({self.decode_tokens_per_second:.1f} tokens/s)"
+        )
+
+
+@dataclass(frozen=True)
+class Result:
+    """An answer. `print(result)` prints its text.
+
+    `finish_reason` is "stop" (end token or stop string), "length" (max_tokens or the context is used up),
+    "cancelled", or "" while the answer is being made or after an error. `token_ids` holds every sampled token. `seed`
+    repeats the answer. `kv_bytes` is the memory of the key/value cache.
+    """
+
+    text: str
+    token_ids: list[int] = field(repr=False)
+    finish_reason: str
+    usage: Usage
+    timings: Timings = field(repr=False)
+    seed: int
+    kv_bytes: int = field(repr=False)
+
+    def __str__(self) -> str:  # noqa: D105
+        return self.text
+
+    @classmethod
+    def from_core(cls, raw: Mapping[str, Any], seed: int) -> Result:
+        """From the dictionary of the extension's Generation.result()."""
+        usage = Usage(**raw["usage"])
+        seconds = raw["timings"]
+        timings = Timings(
+            load=seconds["load"],
+            encode=tuple(seconds["encode"]),
+            prefill=seconds["prefill"],
+            decode=seconds["decode"],
+            prefill_tokens_per_second=_rate(usage.prompt_tokens, seconds["prefill"]),
+            decode_tokens_per_second=_rate(usage.completion_tokens - 1, seconds["decode"]),
+        )
+        return cls(
+            text=raw["text"],
+            token_ids=list(raw["token_ids"]),
+            finish_reason=raw["finish_reason"],
+            usage=usage,
+            timings=timings,
+            seed=seed,
+            kv_bytes=raw["kv_bytes"],
+        )
+
+
+def _rate(count: int, seconds: float) -> float:
+    return count / seconds if count > 0 and seconds > 0 else 0.0

@@ -1,0 +1,180 @@
+// --bench: seconds of one call at shapes of real models, as rates. Not a test; foreign load moves it.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+
+#include "harness.h"
+
+namespace trimtok::parity {
+namespace {
+
+constexpr Dtype kF32 = Dtype::kF32;
+constexpr double kSecondsPerRow = 0.15;
+
+// Scratch that persists, as the engine's does.
+struct BenchContext {
+  explicit BenchContext(int32_t threads) : pool(threads) {
+    context.n_threads = threads;
+    context.pool = &pool;
+    context.parallel = Pool::run;
+    context.scratch_owner = this;
+    context.scratch = [](void* self, size_t bytes) -> void* {
+      auto& buffer = static_cast<BenchContext*>(self)->scratch;
+      if (buffer.size() < bytes + 64) buffer.resize(bytes + 64);
+      return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(buffer.data()) + 63) / 64 * 64);
+    };
+  }
+  Pool pool;
+  std::vector<char> scratch;
+  ExecContext context;
+};
+
+class Bench {
+ public:
+  Bench(const KernelTable& table, const Options& options)
+      : table_(table), options_(options), exec_(options.threads) {}
+
+  // `bytes` and `flops` of one call; the best of several timed groups is the one that foreign load spared.
+  template <typename Args>
+  void row(Op op, Status (*KernelTable::*entry)(const ExecContext&, const Args&), const Args& args,
+           const std::string& shape, double bytes, double flops) {
+    if (!options_.op.empty() && options_.op != op_name(op)) return;
+    using Clock = std::chrono::steady_clock;
+    double best = 1e30;
+    double spent = 0.0;
+    int64_t calls = 1;
+    while (spent < kSecondsPerRow) {
+      const auto start = Clock::now();
+      for (int64_t i = 0; i < calls; ++i) {
+        if ((table_.*entry)(exec_.context, args) != Status::kOk) {
+          std::printf("%s %s %s: refused\n", isa_name(table_.isa), op_name(op), shape.c_str());
+          return;
+        }
+      }
+      const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+      best = std::min(best, seconds / static_cast<double>(calls));
+      spent += seconds;
+      if (seconds < kSecondsPerRow / 10) calls *= 2;
+    }
+    std::printf("%-7s %-12s %-34s threads=%d %11.2f us %8.2f GB/s %9.2f GFLOP/s served_by=%s\n",
+                isa_name(table_.isa), op_name(op), shape.c_str(), options_.threads, best * 1e6,
+                bytes / best * 1e-9, flops / best * 1e-9,
+                isa_name(table_.served_by[static_cast<int32_t>(op)]));
+  }
+
+ private:
+  const KernelTable& table_;
+  const Options& options_;
+  BenchContext exec_;
+};
+
+Tensor normal(Rng& rng, int64_t rows, int64_t cols) {
+  Tensor t(kF32, rows, cols);
+  t.fill_normal(rng);
+  return t;
+}
+
+void bench_rows(Bench& bench, Rng& rng) {
+  const int64_t rows = 576;
+  const int64_t cols = 1024;
+  const Tensor x = normal(rng, rows, cols);
+  const Tensor y = normal(rng, rows, cols);
+  const Tensor out(kF32, rows, cols);
+  const double bytes = static_cast<double>(rows * cols * 4);
+  const std::string shape = "T=576 D=1024";
+  bench.row(Op::k_rms_norm, &KernelTable::rms_norm, RmsNormArgs{out.matrix(), x.matrix(), y.f32(0), 1e-6f},
+            shape, 2 * bytes, 0);
+  bench.row(Op::k_layer_norm, &KernelTable::layer_norm,
+            LayerNormArgs{out.matrix(), x.matrix(), y.f32(0), y.f32(1), 1e-6f}, shape, 2 * bytes, 0);
+  bench.row(Op::k_add, &KernelTable::add, AddArgs{out.matrix(), x.matrix(), y.matrix()}, shape, 3 * bytes, 0);
+  const char* names[] = {"none", "gelu_tanh", "gelu_erf", "quick_gelu", "silu"};
+  for (int32_t act = 0; act < 5; ++act) {
+    bench.row(Op::k_gated_act, &KernelTable::gated_act,
+              GatedActArgs{out.matrix(), x.matrix(), y.matrix(), static_cast<Activation>(act)},
+              shape + " " + names[act], 3 * bytes, 0);
+  }
+  const Tensor cos = normal(rng, rows, 32);
+  // Rotation keeps the length, so repeated calls on the same memory stay in range only with unit tables.
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < 32; ++c) cos.f32(r)[c] = 1.0f;
+  }
+  const Tensor sin(kF32, rows, 32);
+  for (int64_t r = 0; r < rows; ++r) std::fill_n(sin.f32(r), 32, 0.0f);
+  for (const RopePairs pairs : {RopePairs::kAdjacent, RopePairs::kHalves}) {
+    bench.row(Op::k_rope, &KernelTable::rope, RopeArgs{x.matrix(), 64, cos.matrix(), sin.matrix(), pairs},
+              shape + (pairs == RopePairs::kHalves ? " halves" : " adjacent"), 2 * bytes, 0);
+  }
+  const Tensor pixels = normal(rng, 1, 3 * 336 * 336);
+  const Tensor patches(kF32, 576, 588);
+  bench.row(Op::k_patchify, &KernelTable::patchify,
+            PatchifyArgs{patches.matrix(), pixels.f32(0), 3, 336, 336, 14}, "3x336x336 patch=14",
+            2.0 * 3 * 336 * 336 * 4, 0);
+  for (const Dtype dtype : {Dtype::kF16, Dtype::kBF16, Dtype::kQ8_0}) {
+    const Tensor stored(dtype, rows, cols);
+    bench.row(Op::k_convert_rows, &KernelTable::convert_rows, ConvertRowsArgs{stored.matrix(), x.matrix()},
+              shape + " " + dtype_info(dtype)->name,
+              bytes + static_cast<double>(rows * row_bytes(dtype, cols)), 0);
+  }
+}
+
+void bench_weights(Bench& bench, Rng& rng, Dtype dtype) {
+  const std::string name = dtype_info(dtype)->name;
+  const int64_t n = 2048;
+  const int64_t k = 2048;
+  Tensor w(dtype, n, k);
+  w.fill_weight(rng);
+  const auto weight_bytes = static_cast<double>(n * row_bytes(dtype, k));
+  std::vector<int32_t> ids;
+  for (int32_t i = 0; i < 64; ++i) ids.push_back(i * 31 % static_cast<int32_t>(n));
+  const Tensor gathered(kF32, 64, k);
+  bench.row(Op::k_gather_rows, &KernelTable::gather_rows,
+            GatherRowsArgs{gathered.matrix(), w.matrix(), ids.data(), 1.0f}, "T=64 D=2048 " + name,
+            64.0 * static_cast<double>(k * 4 + row_bytes(dtype, k)), 0);
+  for (const int64_t t : {1, 4, 128}) {
+    const Tensor x = normal(rng, t, k);
+    const Tensor out(kF32, t, n);
+    MatmulArgs args;
+    args.out = out.matrix();
+    args.x = x.matrix();
+    args.w = w.matrix();
+    bench.row(Op::k_matmul, &KernelTable::matmul, args, "T=" + std::to_string(t) + " N=2048 K=2048 " + name,
+              weight_bytes, 2.0 * static_cast<double>(t * n * k));
+  }
+}
+
+void bench_attention(Bench& bench, Rng& rng, Dtype dtype, int64_t rows, int64_t keys) {
+  const int32_t heads = 16;
+  const int32_t kv_heads = 4;
+  const int32_t head_dim = 64;
+  const Tensor q = normal(rng, rows, heads * head_dim);
+  Tensor k(dtype, keys, kv_heads * head_dim);
+  k.fill_weight(rng);
+  const Tensor out(kF32, rows, heads * head_dim);
+  const std::vector<int32_t> begin(static_cast<size_t>(rows), 0);
+  const std::vector<int32_t> end(static_cast<size_t>(rows), static_cast<int32_t>(keys));
+  const AttentionArgs args{out.matrix(), q.matrix(), k.matrix(), k.matrix(),   heads,     kv_heads,
+                           head_dim,     0.125f,     0.0f,       begin.data(), end.data()};
+  bench.row(Op::k_attention, &KernelTable::attention, args,
+            "H=16 G=4 E=64 T=" + std::to_string(rows) + " S=" + std::to_string(keys) + " " +
+                dtype_info(dtype)->name,
+            2.0 * static_cast<double>(keys * row_bytes(dtype, kv_heads * head_dim)),
+            4.0 * heads * head_dim * static_cast<double>(rows * keys));
+}
+
+}  // namespace
+
+void bench_table(const KernelTable& table, const Options& options) {
+  Bench bench(table, options);
+  Rng rng(options.seed);
+  bench_rows(bench, rng);
+#define TT_DTYPE(name, id, block_elems, block_bytes, use) \
+  if (DtypeUse::use == DtypeUse::kWeight) bench_weights(bench, rng, Dtype::k##name);
+#include "trimtok/dtypes.def"
+#undef TT_DTYPE
+  for (const Dtype dtype : {Dtype::kF32, Dtype::kF16, Dtype::kBF16, Dtype::kQ8_0}) {
+    bench_attention(bench, rng, dtype, 1, 2048);
+    bench_attention(bench, rng, dtype, 256, 256);
+  }
+}
+
+}  // namespace trimtok::parity

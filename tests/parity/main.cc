@@ -1,0 +1,170 @@
+// trimtok_parity: every table that this machine runs against the reference bodies. Exit codes: 0 all
+// equal, 1 a case failed, 2 nothing was proven (unknown option, a table that was asked for is missing, an op
+// without cases), 3 the harness itself failed.
+#include <signal.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "harness.h"
+
+namespace trimtok::parity {
+namespace {
+
+char g_running[64] = "";
+
+// A read beyond an input's end lands in a protected page: say whose it was before dying.
+void on_fault(int) {
+  const char text[] = "FAIL memory fault (a read or write beyond a tensor's end) in ";
+  (void)!write(STDOUT_FILENO, text, sizeof(text) - 1);
+  (void)!write(STDOUT_FILENO, g_running, std::strlen(g_running));
+  (void)!write(STDOUT_FILENO, "\n", 1);
+  _exit(1);
+}
+
+int usage() {
+  std::fprintf(
+      stderr,
+      "usage: trimtok_parity [--isa ref|neon|avx2|avx512] [--op NAME] [--seed N] [--quick] [--list]\n"
+      "                      [--plant tail|guard|threads|half] [--bench [--threads N]]\n");
+  return 2;
+}
+
+bool parse(int argc, char** argv, Options* options) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string name = argv[i];
+    if (name == "--quick") {
+      options->quick = true;
+    } else if (name == "--list") {
+      options->list = true;
+    } else if (name == "--bench") {
+      options->bench = true;
+    } else if (i + 1 == argc) {
+      return false;
+    } else if (name == "--isa") {
+      options->isa = argv[++i];
+    } else if (name == "--op") {
+      options->op = argv[++i];
+    } else if (name == "--plant") {
+      options->plant = argv[++i];
+    } else if (name == "--seed") {
+      options->seed = std::strtoull(argv[++i], nullptr, 10);
+    } else if (name == "--threads") {
+      options->threads = std::atoi(argv[++i]);
+    } else {
+      return false;
+    }
+  }
+  bool known_op = options->op.empty();
+  bool known_isa = options->isa.empty();
+  for (int32_t i = 0; i < static_cast<int32_t>(Op::kCount); ++i)
+    known_op |= options->op == op_name(static_cast<Op>(i));
+  for (int32_t i = 0; i < kNumIsas; ++i) known_isa |= options->isa == isa_name(static_cast<Isa>(i));
+  return known_op && known_isa && options->threads >= 1;
+}
+
+struct Totals {
+  int64_t cases = 0;
+  int64_t failures = 0;
+  int32_t empty_ops = 0;
+};
+
+void check_op(Op op, Suite& suite) {
+  switch (op) {
+#define TT_OP(name, Args) \
+  case Op::k_##name:      \
+    check_##name(suite);  \
+    break;
+#include "trimtok/ops.def"
+#undef TT_OP
+    case Op::kCount:
+      break;
+  }
+}
+
+Totals check_table(const KernelTable& table, const Options& options) {
+  Totals totals;
+  for (int32_t i = 0; i < static_cast<int32_t>(Op::kCount); ++i) {
+    const auto op = static_cast<Op>(i);
+    if (!options.op.empty() && options.op != op_name(op)) continue;
+    std::snprintf(g_running, sizeof(g_running), "%s %s", isa_name(table.isa), op_name(op));
+    Suite suite(table, op, options);
+    check_anchors(suite, op);
+    check_op(op, suite);
+    const bool ok = suite.failures() == 0 && suite.cases() > 0;
+    std::printf("%s %s %s served_by=%s cases=%lld failures=%lld worst=%.2f\n", ok ? "PASS" : "FAIL",
+                isa_name(table.isa), op_name(op), isa_name(table.served_by[i]),
+                static_cast<long long>(suite.cases()), static_cast<long long>(suite.failures()),
+                suite.worst());
+    totals.cases += suite.cases();
+    totals.failures += suite.failures();
+    totals.empty_ops += suite.cases() == 0 ? 1 : 0;
+  }
+  return totals;
+}
+
+void list_tables() {
+  for (int32_t i = 0; i < kNumIsas; ++i) {
+    const auto isa = static_cast<Isa>(i);
+    const KernelTable* table = cpu_table(isa);
+    std::printf("%s %s\n", isa_name(isa), table == nullptr ? "unavailable" : "available");
+    for (int32_t op = 0; table != nullptr && op < static_cast<int32_t>(Op::kCount); ++op) {
+      std::printf("  %s served_by=%s\n", op_name(static_cast<Op>(op)), isa_name(table->served_by[op]));
+    }
+  }
+}
+
+int run(const Options& options) {
+  if (options.list) {
+    list_tables();
+    return 0;
+  }
+  Totals totals;
+  int32_t tables = 0;
+  int32_t skipped = 0;
+  for (int32_t i = 0; i < kNumIsas; ++i) {
+    const auto isa = static_cast<Isa>(i);
+    if (!options.isa.empty() && options.isa != isa_name(isa)) continue;
+    const KernelTable* table = cpu_table(isa);
+    if (table == nullptr) {
+      std::printf("SKIP %s: this build or this machine has no such table\n", isa_name(isa));
+      ++skipped;
+      continue;
+    }
+    ++tables;
+    if (options.bench) {
+      bench_table(*table, options);
+      continue;
+    }
+    KernelTable planted;
+    if (!options.plant.empty()) {
+      if (!plant_bug(options.plant, *table, &planted)) return usage();
+      table = &planted;
+    }
+    const Totals mine = check_table(*table, options);
+    totals.cases += mine.cases;
+    totals.failures += mine.failures;
+    totals.empty_ops += mine.empty_ops;
+  }
+  if (tables == 0) return 2;
+  if (options.bench) return 0;
+  std::printf("parity: tables=%d skipped_tables=%d cases=%lld failures=%lld seed=%llu%s\n", tables, skipped,
+              static_cast<long long>(totals.cases), static_cast<long long>(totals.failures),
+              static_cast<unsigned long long>(options.seed), options.plant.empty() ? "" : " PLANTED BUG");
+  if (totals.empty_ops > 0) return 2;
+  return totals.failures > 0 ? 1 : 0;
+}
+
+}  // namespace
+}  // namespace trimtok::parity
+
+int main(int argc, char** argv) {
+  trimtok::parity::Options options;
+  if (!trimtok::parity::parse(argc, argv, &options)) return trimtok::parity::usage();
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);
+  signal(SIGSEGV, trimtok::parity::on_fault);
+  signal(SIGBUS, trimtok::parity::on_fault);
+  return trimtok::parity::run(options);
+}

@@ -1,0 +1,166 @@
+// Cases of matmul: every weight dtype over shapes around register blocks, cache blocks and thread shares.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "harness.h"
+#include "tolerance.h"
+
+namespace trimtok::parity {
+namespace {
+
+constexpr Dtype kF32 = Dtype::kF32;
+
+struct Shape {
+  int64_t t;
+  int64_t n;
+  int64_t k;
+};
+
+// K in units of the dtype's block for the block formats, so that the list serves all of them.
+std::vector<Shape> shapes(int64_t block) {
+  std::vector<Shape> list = {{0, 5, block}, {3, 0, block}, {2, 3, 0}};
+  if (block == 1) {
+    for (int64_t k = 1; k <= 35; ++k) list.push_back({1 + k % 3, 1 + k % 5, k});
+    for (const int64_t k : {47, 63, 64, 65, 127, 128, 129, 255, 257}) list.push_back({3, 4, k});
+  } else {
+    for (int64_t k = 1; k <= (block == 32 ? 13 : 5); ++k) list.push_back({1 + k % 3, 1 + k % 5, k * block});
+  }
+  const int64_t k = block == 1 ? 70 : block == 32 ? 96 : 256;
+  for (int64_t n = 1; n <= 35; ++n) list.push_back({1, n, k});
+  for (int64_t t = 2; t <= 35; ++t) list.push_back({t, 1 + t * 5 % 19, k});
+  for (const int64_t n : {47, 48, 49, 63, 64, 65, 127, 129}) list.push_back({n % 2 == 0 ? 6 : 13, n, k});
+  for (const int64_t t : {47, 48, 49, 63, 64, 65, 96, 127, 129, 257}) list.push_back({t, 17, k});
+  // Widths of real models and depths beyond any cache block, few outputs to keep the reference quick.
+  list.push_back({1, 40, block == 256 ? 2048 : 2080});
+  list.push_back({5, 24, block == 256 ? 4096 : 896});
+  list.push_back({1, 9, 11008});
+  list.push_back({37, 33, block == 1 ? 1153 : block == 32 ? 1120 : 1024});
+  list.push_back({130, 70, block == 1 ? 588 : block == 32 ? 576 : 512});
+  list.push_back({20, 257, k});
+  list.push_back({1030, 5, k});
+  list.push_back({600, 2, 11008});
+  return list;
+}
+
+// sum |x| max|w| + |bias| + |residual|: what the error of an f32 evaluation is relative to. The maximum is
+// over the 32 weights that share a scale: a body may sum codes and offset apart, and then errs by the size of
+// the block's weights even where one of them happens to be zero.
+std::vector<double> magnitudes(const Tensor& x, const Tensor& w, const float* bias, const Tensor* residual) {
+  const int64_t group = dtype_info(w.dtype())->block_elems == 1 ? 1 : 32;
+  std::vector<double> out(static_cast<size_t>(x.rows() * w.rows()));
+  for (int64_t n = 0; n < w.rows(); ++n) {
+    std::vector<float> weights = w.values(n);
+    for (size_t k = 0; k < weights.size(); k += static_cast<size_t>(group)) {
+      float largest = 0.0f;
+      for (size_t i = k; i < k + static_cast<size_t>(group); ++i)
+        largest = std::max(largest, std::fabs(weights[i]));
+      std::fill_n(weights.begin() + static_cast<int64_t>(k), group, largest);
+    }
+    for (int64_t t = 0; t < x.rows(); ++t) {
+      double sum = bias == nullptr ? 0.0 : std::fabs(bias[n]);
+      for (int64_t k = 0; k < x.cols(); ++k) sum += std::fabs(x.f32(t)[k] * weights[static_cast<size_t>(k)]);
+      if (residual != nullptr) sum += std::fabs(residual->f32(t)[n]);
+      out[static_cast<size_t>(t * w.rows() + n)] = sum;
+    }
+  }
+  return out;
+}
+
+void fill_input(Tensor& x, Rng& rng, int kind) {
+  x.fill_normal(rng);
+  for (int64_t t = 0; t < x.rows(); ++t) {
+    for (int64_t k = 0; k < x.cols(); ++k) {
+      if (kind == 1) x.f32(t)[k] = std::fabs(x.f32(t)[k]);         // one sign: errors add up
+      if (kind == 2 && rng.below(64) == 0) x.f32(t)[k] *= 100.0f;  // outliers, as real activations have
+    }
+  }
+}
+
+void check_dtype(Suite& s, Dtype dtype) {
+  const DtypeInfo& info = *dtype_info(dtype);
+  int variant = 0;
+  for (const Shape& shape : shapes(info.block_elems)) {
+    const bool biased = variant % 3 != 0;
+    const auto act = static_cast<Activation>(variant % 4 == 0 ? 1 + variant / 4 % 4 : 0);
+    const int residual_kind = variant % 5 == 1 ? 1 : variant % 5 == 3 ? 2 : 0;  // 1: own memory, 2: in place
+    const int input_kind = variant % 7 % 3;
+    ++variant;
+    if (!s.begin_case("%s T=%d N=%d K=%d bias=%d act=%d residual=%s input=%d", info.name,
+                      static_cast<int>(shape.t), static_cast<int>(shape.n), static_cast<int>(shape.k), biased,
+                      static_cast<int>(act),
+                      residual_kind == 0   ? "none"
+                      : residual_kind == 1 ? "own"
+                                           : "out",
+                      input_kind)) {
+      continue;
+    }
+    Tensor x(kF32, shape.t, shape.k, s.next_layout());
+    fill_input(x, s.rng(), input_kind);
+    Tensor w(dtype, shape.n, shape.k, s.next_layout());
+    w.fill_weight(s.rng());
+    Tensor bias(kF32, 1, shape.n, s.next_layout());
+    bias.fill_normal(s.rng());
+    Tensor residual(kF32, shape.t, shape.n, s.next_layout());
+    residual.fill_normal(s.rng(), 3.0f);
+    const Tensor own_out(kF32, shape.t, shape.n, s.next_layout());
+    const Tensor& out = residual_kind == 2 ? residual : own_out;
+    const float* bias_data = biased ? bias.f32(0) : nullptr;
+    const auto magnitude = magnitudes(x, w, bias_data, residual_kind == 0 ? nullptr : &residual);
+    const double allowance = tolerance(Op::k_matmul) * (1.0 + 0.5 * std::sqrt(static_cast<double>(shape.k)));
+    s.compare<MatmulArgs>(
+        &KernelTable::matmul, out,
+        [&](const Matrix& m) {
+          MatmulArgs args;
+          args.out = m;
+          args.x = x.matrix();
+          args.w = w.matrix();
+          args.bias = bias_data;
+          args.act = act;
+          if (residual_kind == 1) args.residual = residual.matrix();
+          if (residual_kind == 2) args.residual = m;
+          return args;
+        },
+        [&](int64_t t, int64_t n, double) {
+          return allowance * magnitude[static_cast<size_t>(t * shape.n + n)];
+        });
+  }
+}
+
+void check_rejections(Suite& s) {
+  Tensor x(kF32, 3, 64);
+  x.fill_normal(s.rng());
+  Tensor w(Dtype::kQ4_0, 5, 64);
+  w.fill_weight(s.rng());
+  const Tensor out(kF32, 3, 5);
+  MatmulArgs good;
+  good.out = out.matrix();
+  good.x = x.matrix();
+  good.w = w.matrix();
+  for (int kind = 0; kind < 10; ++kind) {
+    MatmulArgs bad = good;
+    if (kind == 0) bad.w.cols = 32;
+    if (kind == 1) bad.w.rows = 4;
+    if (kind == 2) bad.x.rows = 2;
+    if (kind == 3) bad.w.dtype = Dtype::kQ8_K;
+    if (kind == 4) bad.w.dtype = Dtype::kIQ3_S;
+    if (kind == 5) bad.act = static_cast<Activation>(-1);
+    if (kind == 6) bad.w.stride = 35;
+    if (kind == 7) bad.residual = x.matrix();
+    if (kind == 8) bad.w.data = nullptr;
+    if (kind == 9) bad.x.cols = bad.w.cols = 63;
+    s.expect_rejected(&KernelTable::matmul, out, bad);
+  }
+}
+
+}  // namespace
+
+void check_matmul(Suite& s) {
+#define TT_DTYPE(name, id, block_elems, block_bytes, use) \
+  if (DtypeUse::use == DtypeUse::kWeight) check_dtype(s, Dtype::k##name);
+#include "trimtok/dtypes.def"
+#undef TT_DTYPE
+  if (s.begin_case("bad arguments")) check_rejections(s);
+}
+
+}  // namespace trimtok::parity

@@ -1,0 +1,154 @@
+// Cases of the ops that read or write stored formats: gather_rows and convert_rows.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "harness.h"
+#include "trimtok/quant_blocks.h"
+
+namespace trimtok::parity {
+namespace {
+
+constexpr Dtype kF32 = Dtype::kF32;
+
+// What a converter meets: ordinary numbers; any bit pattern; ties between two f16 or bf16 neighbours; values
+// around the ends of the f16 range; blocks that Q8_0 cannot hold.
+enum class Values { kOrdinary, kAnyBits, kTies, kRangeEnds, kHuge, kTiny };
+
+float convert_input(Rng& rng, Values values) {
+  switch (values) {
+    case Values::kOrdinary:
+      return rng.normal();
+    case Values::kAnyBits:
+      return f32_from_bits(static_cast<uint32_t>(rng.next()));
+    case Values::kTies: {
+      // f16 keeps 10 mantissa bits, bf16 7: the pattern 1000... below them is a tie; sometimes one off.
+      const uint32_t dropped = rng.below(2) == 0 ? 13 : 16;
+      const auto exponent = static_cast<uint32_t>(108 + rng.below(30)) << 23;
+      const uint32_t kept = (static_cast<uint32_t>(rng.next()) & 0x7fffffu) >> dropped << dropped;
+      const uint32_t bits = exponent | kept | (1u << (dropped - 1));
+      return f32_from_bits(bits + static_cast<uint32_t>(rng.below(3)) - 1u);
+    }
+    case Values::kRangeEnds:
+      return (rng.below(2) == 0 ? 65504.0f : 5.9604645e-8f) * rng.uniform(0.4f, 1.1f) *
+             (rng.below(2) == 0 ? 1.0f : -1.0f);
+    case Values::kHuge:
+      return 1e9f * rng.normal();
+    case Values::kTiny:
+      return 1e-8f * rng.normal();
+  }
+  return 0.0f;
+}
+
+}  // namespace
+
+void check_gather_rows(Suite& s) {
+  std::vector<Dtype> dtypes;
+#define TT_DTYPE(name, id, block_elems, block_bytes, use) \
+  if (DtypeUse::use == DtypeUse::kWeight) dtypes.push_back(Dtype::k##name);
+#include "trimtok/dtypes.def"
+#undef TT_DTYPE
+  for (const Dtype dtype : dtypes) {
+    const DtypeInfo& info = *dtype_info(dtype);
+    std::vector<int64_t> widths = {0, 1, 2, 3, 4, 5, 6, 7, 9, 11, 64};
+    if (info.block_elems == 1) {
+      widths.clear();
+      for (int64_t d = 0; d <= 35; ++d) widths.push_back(d);
+      widths.push_back(577);
+    } else if (info.block_elems == 256) {
+      widths = {0, 1, 2, 3, 5, 8};
+    }
+    int variant = 0;
+    for (const int64_t blocks : widths) {
+      const int64_t cols = blocks * info.block_elems;
+      const int64_t rows = blocks == 2 ? 0 : blocks == 3 ? 65 : 1 + variant % 5;
+      const float scale = variant % 3 == 0 ? 1.0f : variant % 3 == 1 ? 45.254834f : -0.37f;
+      ++variant;
+      if (!s.begin_case("%s T=%d D=%d scale=%g", info.name, static_cast<int>(rows), static_cast<int>(cols),
+                        static_cast<double>(scale))) {
+        continue;
+      }
+      Tensor table(dtype, 7, cols, s.next_layout());
+      table.fill_weight(s.rng());
+      std::vector<int32_t> ids;
+      for (int64_t t = 0; t < rows; ++t) ids.push_back(s.rng().below(6));
+      if (!ids.empty()) ids.back() = 6;
+      const Tensor out(kF32, rows, cols, s.next_layout());
+      s.compare<GatherRowsArgs>(
+          &KernelTable::gather_rows, out,
+          [&](const Matrix& m) {
+            return GatherRowsArgs{m, table.matrix(), ids.data(), scale};
+          },
+          exact);
+    }
+  }
+  if (s.begin_case("bad arguments")) {
+    Tensor table(Dtype::kQ4_K, 7, 256);
+    table.fill_weight(s.rng());
+    const Tensor out(kF32, 2, 256);
+    const int32_t ids[] = {0, 6};
+    const int32_t below[] = {0, -1};
+    const int32_t above[] = {0, 7};
+    const GatherRowsArgs good{out.matrix(), table.matrix(), ids, 1.0f};
+    for (int kind = 0; kind < 9; ++kind) {
+      GatherRowsArgs bad = good;
+      if (kind == 0) bad.ids = below;
+      if (kind == 1) bad.ids = above;
+      if (kind == 2) bad.ids = nullptr;
+      if (kind == 3) bad.scale = std::numeric_limits<float>::infinity();
+      if (kind == 4) bad.table.dtype = Dtype::kIQ2_XXS;  // recognised, not a weight
+      if (kind == 5) bad.table.dtype = Dtype::kQ8_1;     // run time only
+      if (kind == 6) bad.table.dtype = static_cast<Dtype>(4);
+      if (kind == 7) bad.table.stride = 143;
+      if (kind == 8) bad.table.rows = std::numeric_limits<int64_t>::max();
+      s.expect_rejected(&KernelTable::gather_rows, out, bad);
+    }
+  }
+}
+
+void check_convert_rows(Suite& s) {
+  for (const Dtype dtype : {Dtype::kF32, Dtype::kF16, Dtype::kBF16, Dtype::kQ8_0}) {
+    int variant = 0;
+    for (int64_t i = 0; i <= 40; ++i) {
+      const int64_t blocks = i <= 35 ? i : 40 * (i - 35) + i % 3;
+      const int64_t cols = dtype == Dtype::kQ8_0 ? 32 * (blocks % 37) : blocks;
+      const int64_t rows = i == 17 ? 0 : i == 18 ? 70 : 1 + variant % 4;
+      const auto values = static_cast<Values>(variant % 6);
+      ++variant;
+      if (!s.begin_case("%s T=%d D=%d values=%d", dtype_info(dtype)->name, static_cast<int>(rows),
+                        static_cast<int>(cols), static_cast<int>(values))) {
+        continue;
+      }
+      const Tensor x(kF32, rows, cols, s.next_layout());
+      for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t c = 0; c < cols; ++c) x.f32(r)[c] = convert_input(s.rng(), values);
+        // One block of zeros, and one non-finite value in an ordinary block.
+        if (cols >= 64 && variant % 2 == 0) std::fill_n(x.f32(r) + 32, 32, r % 2 == 0 ? 0.0f : -0.0f);
+        if (cols >= 96 && variant % 5 == 0) x.f32(r)[64 + s.rng().below(32)] = r % 2 == 0 ? NAN : -INFINITY;
+      }
+      const Tensor out(dtype, rows, cols, s.next_layout());
+      s.compare<ConvertRowsArgs>(
+          &KernelTable::convert_rows, out,
+          [&](const Matrix& m) {
+            return ConvertRowsArgs{m, x.matrix()};
+          },
+          exact, true);
+    }
+  }
+  if (s.begin_case("bad arguments")) {
+    const Tensor x(kF32, 2, 64);
+    const Tensor out(Dtype::kQ8_0, 2, 64);
+    const ConvertRowsArgs good{out.matrix(), x.matrix()};
+    for (int kind = 0; kind < 5; ++kind) {
+      ConvertRowsArgs bad = good;
+      if (kind == 0) bad.out.dtype = Dtype::kQ4_0;
+      if (kind == 1) bad.x.cols = 32;
+      if (kind == 2) bad.out.cols = bad.x.cols = 33;
+      if (kind == 3) bad.x.dtype = Dtype::kF16;
+      if (kind == 4) bad.out.stride = 67;
+      s.expect_rejected(&KernelTable::convert_rows, out, bad);
+    }
+  }
+}
+
+}  // namespace trimtok::parity

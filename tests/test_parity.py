@@ -1,0 +1,192 @@
+"""Every kernel table against the reference bodies: builds and runs the C++ harness in tests/parity."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from check_weak_symbols import isa_objects, weak_symbols
+
+pytestmark = pytest.mark.subprocess
+
+ROOT = Path(__file__).resolve().parent.parent
+OPS = re.findall(r"^TT_OP\((\w+),", (ROOT / "kernels/include/trimtok/ops.def").read_text(), re.MULTILINE)
+SERVED = re.findall(r"^TT_SERVE\((\w+)\)", (ROOT / "kernels/cpu/simd/served.def").read_text(), re.MULTILINE)
+RESULT = re.compile(r"^(PASS|FAIL) (\w+) (\w+) served_by=(\w+) cases=(\d+) failures=(\d+) worst=\S+$", re.MULTILINE)
+CROSS = "aarch64-linux-gnu-"
+
+
+def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False)
+
+
+def build(directory: Path, targets: list[str], *options: str) -> Path:
+    """Configures and builds; a build that fails fails the test with the compiler's words."""
+    jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", str(min(4, os.cpu_count() or 1)))
+    generator = ["-G", "Ninja"] if shutil.which("ninja") else []
+    configure = [
+        "cmake",
+        "-S",
+        ROOT,
+        "-B",
+        directory,
+        "-DTRIMTOK_TESTS=ON",
+        "-DTRIMTOK_WERROR=ON",
+        *generator,
+    ]
+    for command in (
+        [*configure, *options],
+        ["cmake", "--build", directory, "-j", jobs, "--target", *targets],
+    ):
+        result = run(*command)
+        assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
+    return directory
+
+
+def need(*programs: str) -> None:
+    missing = [name for name in programs if shutil.which(name) is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+
+
+@pytest.fixture(scope="session")
+def parity() -> Path:
+    need("cmake")
+    if not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++")):
+        pytest.skip("no C++ compiler")
+    return (
+        build(ROOT / "build/parity", ["trimtok_parity"], "-DCMAKE_BUILD_TYPE=Release")
+        / "tests/parity/trimtok_parity"
+    )
+
+
+def available_isas(binary: Path) -> list[str]:
+    return re.findall(r"^(\w+) available$", run(binary, "--list").stdout, re.MULTILINE)
+
+
+def check_result(result: subprocess.CompletedProcess[str], isa: str, op: str) -> None:
+    """One PASS line for exactly this table and op, with cases, served by the table that should."""
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
+    lines = RESULT.findall(result.stdout)
+    assert len(lines) == 1, result.stdout
+    verdict, table, name, served_by, cases, failures = lines[0]
+    assert (verdict, table, name, failures) == ("PASS", isa, op, "0")
+    assert int(cases) >= 10
+    assert served_by == (isa if op in SERVED else "ref")
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("isa", ["ref", "avx2", "avx512", "neon"])
+def test_table_agrees_with_the_reference(parity: Path, isa: str, op: str) -> None:
+    if isa not in available_isas(parity):
+        pytest.skip(f"this machine has no {isa}")
+    check_result(run(parity, "--isa", isa, "--op", op), isa, op)
+
+
+def test_another_seed(parity: Path) -> None:
+    result = run(parity, "--quick", "--seed", "20261122")
+    assert result.returncode == 0, result.stdout[-4000:]
+    assert len(RESULT.findall(result.stdout)) == len(OPS) * len(available_isas(parity))
+
+
+@pytest.mark.parametrize("bug", ["tail", "guard", "threads", "half"])
+@pytest.mark.parametrize("op", OPS)
+def test_harness_sees_planted_bugs(parity: Path, op: str, bug: str) -> None:
+    result = run(parity, "--isa", "ref", "--op", op, "--plant", bug, "--quick")
+    assert result.returncode == 1, result.stdout[-4000:] + result.stderr
+    verdict, _, name, _, cases, failures = RESULT.findall(result.stdout)[0]
+    assert (verdict, name) == ("FAIL", op)
+    assert 0 < int(failures) <= int(cases)
+    expected = {
+        "tail": r"out\[\d+\]\[\d+\] is nan|Q8_0 block|expected",
+        "guard": r"wrote outside the output, at byte -1 ",
+        "threads": r"threads=2: (the result differs|out\[|row)",
+        "half": r"\(error \S+, allowed \S+\)",
+    }[bug]
+    assert re.search(expected, result.stdout), result.stdout[-2000:]
+
+
+@pytest.mark.parametrize("arguments", [["--isa", "sse9"], ["--op", "conv9"], ["--isa"], ["--nonsense"]])
+def test_unknown_requests_are_refused(parity: Path, arguments: list[str]) -> None:
+    assert run(parity, *arguments).returncode == 2
+
+
+def test_a_missing_table_is_not_a_pass(parity: Path) -> None:
+    missing = {"avx2", "avx512", "neon"} - set(available_isas(parity))
+    assert missing, "x86 and AArch64 tables in one process?"
+    result = run(parity, "--isa", missing.pop(), "--quick")
+    assert result.returncode == 2
+    assert "SKIP" in result.stdout
+
+
+@pytest.mark.parametrize("build_type", ["Debug", "Release"])
+def test_isa_objects_have_no_weak_symbols(parity: Path, build_type: str) -> None:
+    need("nm")
+    isas = [isa for isa in available_isas(parity) if isa != "ref"]
+    if not isas:
+        pytest.skip("no SIMD table on this machine")
+    directory = build(
+        ROOT / f"build/weak-{build_type.lower()}",
+        [f"tt_isa_{isa}" for isa in isas],
+        f"-DCMAKE_BUILD_TYPE={build_type}",
+    )
+    objects = isa_objects(directory)
+    assert len(objects) >= len(isas)
+    assert weak_symbols(objects) == []
+
+
+def test_weak_symbols_are_seen(tmp_path: Path) -> None:
+    """A shared inline function, as a careless header would bring in."""
+    need("c++", "nm")
+    source = tmp_path / "isa_careless.cc"
+    source.write_text("inline int f(int x) { return x + 1; }\nint g(int x) { return f(x); }\n")
+    folder = tmp_path / "tt_isa_careless.dir"
+    folder.mkdir()
+    result = run("c++", "-O0", "-c", source, "-o", folder / "isa_careless.cc.o")
+    assert result.returncode == 0, result.stderr
+    objects = isa_objects(tmp_path)
+    assert weak_symbols(objects) == ["isa_careless.cc.o: W f(int)"]
+    assert run(sys.executable, ROOT / "tests/check_weak_symbols.py", tmp_path).returncode == 1
+    objects[0].unlink()
+    assert run(sys.executable, ROOT / "tests/check_weak_symbols.py", tmp_path).returncode == 2
+
+
+@pytest.fixture(scope="session")
+def neon_parity() -> Path:
+    need("cmake", CROSS + "g++", "qemu-aarch64")
+    directory = build(
+        ROOT / "build/parity-aarch64",
+        ["trimtok_parity"],
+        "-DCMAKE_BUILD_TYPE=Release",
+        "-DCMAKE_SYSTEM_NAME=Linux",
+        "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
+        f"-DCMAKE_CXX_COMPILER={CROSS}g++",
+        "-DCMAKE_EXE_LINKER_FLAGS=-static",
+    )
+    return directory / "tests/parity/trimtok_parity"
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_neon_under_emulation(neon_parity: Path, op: str) -> None:
+    check_result(run("qemu-aarch64", neon_parity, "--isa", "neon", "--op", op, "--quick"), "neon", op)
+
+
+def test_neon_objects_have_no_weak_symbols(neon_parity: Path) -> None:
+    need(CROSS + "nm")
+    objects = isa_objects(ROOT / "build/parity-aarch64")
+    debug = build(
+        ROOT / "build/weak-aarch64",
+        ["tt_isa_neon"],
+        "-DCMAKE_BUILD_TYPE=Debug",
+        "-DCMAKE_SYSTEM_NAME=Linux",
+        "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
+        f"-DCMAKE_CXX_COMPILER={CROSS}g++",
+    )
+    objects += isa_objects(debug)
+    assert len(objects) >= 2
+    assert weak_symbols(objects, CROSS + "nm") == []
