@@ -35,7 +35,7 @@ YARN = (
 YARN_SHORT = (*YARN[:2], ("rope.scaling.original_context_length", 64))
 YARN_ALL_KEYS = (
     *YARN,
-    ("rope.scaling.yarn_beta_fast", 20.0),
+    ("rope.scaling.yarn_beta_fast", 12.0),
     ("rope.scaling.yarn_beta_slow", 3.0),
     ("rope.scaling.yarn_ext_factor", 0.6),
     ("rope.scaling.yarn_attn_factor", 0.9),

@@ -453,10 +453,12 @@ def test_merge_of_shards_makes_one_file(tmp_path: Path) -> None:
 def test_inspect_dict(tmp_path: Path) -> None:
     raw = combined()
     raw.keys += [Key("llama.long", ARRAY, (I32, list(range(100)))), Key("llama.text", STRING, "x" * 200)]
+    raw.keys.append(Key("tokenizer.ggml.tokens", ARRAY, (STRING, [b"\xff\xfe", "a\0b"])))
     raw.tensors.append(Tensor("odd", (256, 2), 16, bytes(132)))
     path = raw.write(tmp_path / "m.gguf")
     info = gguf_tools.inspect_dict(path)
-    assert json.loads(json.dumps(info)) == info
+    assert json.loads(json.dumps(info, ensure_ascii=False).encode()) == info
+    assert info["metadata"]["tokenizer.ggml.tokens"]["value"] == ["\\xff\\xfe", "a\0b"]
     assert (info["kind"], info["architecture"], info["projector"]) == ("combined", "llama", "mlp")
     assert info["metadata"]["llama.long"] == {"type": "int32[100]", "value": [0, 1, 2, 3, 4, 5], "count": 100}
     assert info["metadata"]["llama.text"]["value"] == "x" * 200

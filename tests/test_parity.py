@@ -17,7 +17,9 @@ pytestmark = pytest.mark.subprocess
 ROOT = Path(__file__).resolve().parent.parent
 OPS = re.findall(r"^TT_OP\((\w+),", (ROOT / "kernels/include/trimtok/ops.def").read_text(), re.MULTILINE)
 SERVED = re.findall(r"^TT_SERVE\((\w+)\)", (ROOT / "kernels/cpu/simd/served.def").read_text(), re.MULTILINE)
-RESULT = re.compile(r"^(PASS|FAIL) (\w+) (\w+) served_by=(\w+) cases=(\d+) failures=(\d+) worst=\S+$", re.MULTILINE)
+RESULT = re.compile(
+    r"^(PASS|FAIL) (\w+) (\w+) served_by=(\w+) cases=(\d+) failures=(\d+) worst=\S+$", re.MULTILINE
+)
 CROSS = "aarch64-linux-gnu-"
 
 

@@ -39,7 +39,8 @@ def mt19937_64(seed: int) -> Iterator[int]:
 
 def test_the_twister_is_the_standard_one() -> None:
     twister = mt19937_64(5489)
-    assert [next(twister) for _ in range(10000)][-1] == 9981545732273789042  # [rand.predef] of the C++ standard
+    # The 10000th number, from [rand.predef] of the C++ standard.
+    assert [next(twister) for _ in range(10000)][-1] == 9981545732273789042
 
 
 class PlainSampler:
@@ -83,9 +84,11 @@ class PlainSampler:
 @pytest.mark.parametrize("top_k", [0, 1, 5, 40, 5000])
 @pytest.mark.parametrize("top_p", [0.1, 0.95, 1.0])
 @pytest.mark.parametrize("min_p", [0.0, 0.05, 0.9])
-def test_choices_are_those_of_the_plain_sampler(temperature: float, top_k: int, top_p: float, min_p: float) -> None:
-    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "repeat_penalty": 1.3}
-    options |= {"seed": 2**63 + 12345, "suppressed": [0, 7, 499]}
+def test_choices_are_those_of_the_plain_sampler(
+    temperature: float, top_k: int, top_p: float, min_p: float
+) -> None:
+    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    options |= {"repeat_penalty": 1.3, "seed": 2**63 + 12345, "suppressed": [0, 7, 499]}
     ours, plain = _core.Sampler(**options), PlainSampler(**options)
     rng = np.random.default_rng(11)
     chosen = []

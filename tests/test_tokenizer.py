@@ -1,4 +1,4 @@
-"""Tokenizers: real vocabularies with known ids, and equality with naive implementations (text_reference.py)."""
+"""Tokenizers: real vocabularies with known ids, and equality with naive code (text_reference.py)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gguf_writer import ARRAY, I32, STRING, U8, Key
+from gguf_writer import ARRAY, I32, Key
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from text_reference import (
     BREAKER,
-    BYTE,
     BYTE_CHARS,
     CONTROL,
     NORMAL,
@@ -39,7 +38,7 @@ from text_reference import (
 )
 
 from trimtok_cpp import _core
-from trimtok_cpp.errors import ModelFormatError, UnsupportedError
+from trimtok_cpp.errors import ModelFormatError
 
 ROOT = Path(__file__).resolve().parent.parent
 VOCABULARIES = ["gpt-2", "llama-bpe", "llama-spm", "phi-3", "qwen2", "starcoder"]
@@ -47,8 +46,9 @@ FAMILIES = ["gemma3", "internvl3", "llava15", "llava16", "qwen25vl", "qwen2vl", 
 RELAXED = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=150)
 
 # Everything that regexes treat differently, with the characters that tempt them to backtrack.
-CHARS = "aZz'sStTreVElLdDmM  \t\n\r\u00a0\u3000\u2028\x1c\x85 019\u00b2\u0663\u2167.,!-/_`$+<=>^~|\u00a9\u20ac"
-CHARS += "\u00e9\u0301\u0308\u01c5\u02b0\u00aa\u4e2d\u6587\u3042\u30ab\uac00\u0430\u042f\u03a9\u05d0\U0001f600"
+CHARS = "aZz'sStTreVElLdDmM  \t\n\r\u00a0\u3000\u2028\x1c\x85 019\u00b2\u0663\u2167.,!-/_`$+<=>^~|"
+CHARS += "\u00e9\u0301\u0308\u01c5\u02b0\u00aa\u4e2d\u6587\u3042\u30ab\uac00\u0430\u042f\u03a9\u05d0"
+CHARS += "\u00a9\u20ac\U0001f600"
 CHARS += "\ufe0f\u200d\u201c\u3002\uff01\uff5e\u1f7d\u10d0\u2126\u212a\U00010400\U0001d7d8\x00\ufffd"
 TEXT = st.text(st.one_of(st.sampled_from(CHARS), st.sampled_from(CHARS), st.characters(codec="utf-8")))
 
@@ -198,8 +198,8 @@ def test_stream_gives_characters_early_and_whole(real: Any) -> None:
 
 def test_invalid_utf8_becomes_replacement_characters(real: Any) -> None:
     rng = random.Random(3)
-    pool = [b"a", b" ", b"\x80", b"\xc0", b"\xc3", b"\xa9", b"\xe0\x80", b"\xe2\x82", b"\xac", b"\xed\xa0\x80"]
-    pool += [b"\xf0\x9f", b"\x98\x80", b"\xf4\x90", b"\xf8", b"\xff"]
+    pool = [b"a", b" ", b"\x80", b"\xc0", b"\xc3", b"\xa9", b"\xe0\x80", b"\xe2\x82", b"\xac"]
+    pool += [b"\xed\xa0\x80", b"\xf0\x9f", b"\x98\x80", b"\xf4\x90", b"\xf8", b"\xff"]
     for name in ("qwen2", "llama-spm"):
         for _ in range(300):
             raw = b"".join(rng.choices(pool, k=rng.randrange(1, 12)))
@@ -211,7 +211,7 @@ def test_invalid_utf8_becomes_replacement_characters(real: Any) -> None:
 
 @functools.cache
 def known_characters() -> frozenset[str]:
-    """Those that the tables and the `regex` package, which has a newer Unicode, put into the same category."""
+    """Those that the tables and the `regex` package, which has a newer Unicode, put into one category."""
     regex = pytest.importorskip("regex", reason="the regex package runs the \\p{..} expressions")
     if f'kUnicodeVersion[] = "{unicodedata.unidata_version}"' not in tables_header():
         pytest.skip("this Python's unicodedata has another Unicode version than the tables")
@@ -310,6 +310,18 @@ def test_bpe_is_the_naive_algorithm(seed: int, tmp_path: Path) -> None:
         assert tokenizer.encode(text, parse_special) == encode_bpe(vocab, text, parse_special), text
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_bpe_on_long_pieces_with_many_merges(seed: int, tmp_path: Path) -> None:
+    """Two letters and dense merges: queued pairs go stale all the time."""
+    pytest.importorskip("regex", reason="the reference cuts text with the regex package")
+    rng = random.Random(seed)
+    vocab = bpe_vocab(rng.sample(merges := random_merges(rng, "ab", 50), len(merges)))
+    tokenizer = load(vocab, tmp_path)
+    for _ in range(60):
+        text = "".join(rng.choices("ab", k=rng.randrange(2, 90)))
+        assert tokenizer.encode(text) == encode_bpe(vocab, text), text
+
+
 def test_ignore_merges(tmp_path: Path) -> None:
     merges = ["a b", "c d"]
     vocab = bpe_vocab(merges, pre="llama-bpe")
@@ -335,7 +347,8 @@ def test_spm_is_the_naive_algorithm(seed: int, tmp_path: Path) -> None:
     vocab = spm_vocab(scored, specials, keys=[key_flag("add_space_prefix", prefix)])
     tokenizer = load(vocab, tmp_path)
     for _ in range(150):
-        text = "".join(rng.choices(["a", "b", "c", " ", "\u00e9", "<x", ">", "</s>", "\U0001f600", "\n"], k=30))
+        parts = ["a", "b", "c", " ", "\u00e9", "<x", ">", "</s>", "\U0001f600", "\n"]
+        text = "".join(rng.choices(parts, k=30))
         parse_special = rng.random() < 0.5
         assert tokenizer.encode(text, parse_special) == encode_spm(vocab, text, parse_special, prefix), text
 
@@ -396,7 +409,8 @@ def test_special_token_that_is_not_utf8_never_cuts_a_character(tmp_path: Path) -
     vocab.tokens.append(b"\xf0\x9f")
     vocab.types = [NORMAL] * 256 + [USER]
     tokenizer = load(vocab, tmp_path)
-    assert tokenizer.encode("\U0001f600") == [vocab.tokens.index(BYTE_CHARS[b]) for b in "\U0001f600".encode()]
+    four = [vocab.tokens.index(BYTE_CHARS[b]) for b in "\U0001f600".encode()]
+    assert tokenizer.encode("\U0001f600") == four
     assert any("not valid UTF-8" in w for w in tokenizer.warnings)
     assert tokenizer.decode([256]) == "\ufffd"
 
@@ -445,7 +459,8 @@ def test_missing_byte_tokens_become_unknown(tmp_path: Path) -> None:
 
 
 def test_end_of_generation(tmp_path: Path) -> None:
-    specials = {"<|im_end|>": CONTROL, "<end_of_turn>": NORMAL, "<|x|>": CONTROL, "<|y|>": CONTROL, "z": CONTROL}
+    specials = dict.fromkeys(["<|im_end|>", "<end_of_turn>", "<|x|>", "<|y|>", "z"], CONTROL)
+    specials["<end_of_turn>"] = NORMAL
     vocab = bpe_vocab([], specials)
     first = 256
     vocab.keys = [key_id("eot", first + 2), key_id("eom", first + 3), key_id("eos", first + 2)]
@@ -459,7 +474,12 @@ def test_end_of_generation(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("others", "is_end"),
-    [([], True), (["<|return|>"], True), (["<|return|>", "<|call|>"], False), (["<|calls|>", "<|flush|>"], False)],
+    [
+        ([], True),
+        (["<|return|>"], True),
+        (["<|return|>", "<|call|>"], False),
+        (["<|calls|>", "<|flush|>"], False),
+    ],
 )
 def test_end_of_a_message_is_not_the_end(others: list[str], is_end: bool, tmp_path: Path) -> None:
     tokenizer = load(bpe_vocab([], dict.fromkeys(["<|end|>", *others], CONTROL)), tmp_path)
@@ -522,95 +542,6 @@ def test_ids_outside_the_vocabulary(call: str, real: Any) -> None:
             _core.StreamDecoder(real("gpt-2")).push(bad)
 
 
-# --- hostile vocabularies
-
-
-def test_duplicate_and_empty_tokens(tmp_path: Path) -> None:
-    vocab = spm_vocab({"a": -1.0}, keys=[key_flag("add_space_prefix", False)])
-    assert vocab.types is not None
-    assert vocab.scores is not None
-    vocab.tokens += ["a", "", "", "</s>"]
-    vocab.types += [NORMAL, NORMAL, CONTROL, CONTROL]
-    vocab.scores += [5.0, 0.0, 0.0, 0.0]
-    tokenizer = load(vocab, tmp_path)
-    assert tokenizer.encode("aa</s>") == [259, 259, 2]
-    assert tokenizer.text(261) == b"[EMPTY_261]"
-    assert any("2 tokens repeat" in w for w in tokenizer.warnings)
-    assert any("2 tokens are empty" in w for w in tokenizer.warnings)
-
-
-HOSTILE: dict[str, tuple[Vocab, str]] = {
-    "no tokens": (Vocab("llama", [], [], []), "missing or empty"),
-    "types too short": (Vocab("llama", ["a", "b"], [1], [0.0, 0.0]), "token_type has 1 entries for 2"),
-    "scores too short": (Vocab("llama", ["a", "b"], [1, 1], [0.0]), "scores has 1 entries for 2"),
-    "nan score": (Vocab("llama", ["a", "b"], [1, 1], [0.0, float("nan")]), "score of token 1 is NaN"),
-    "merges missing": (Vocab("gpt2", ["a"], [1]), "merges is missing"),
-    "merge without space": (Vocab("gpt2", ["a"], [1], merges=["ab"]), "merge 0 is not of the form"),
-    "merge without right": (Vocab("gpt2", ["a"], [1], merges=["a "]), "merge 0 is not of the form"),
-    "empty merge": (Vocab("gpt2", ["a"], [1], merges=[""]), "merge 0 is not of the form"),
-    "long token": (Vocab("llama", ["x" * 65536], [1], [0.0]), "65536 bytes long"),
-}
-for byte_text in ("<0x-1>", "<0x1>", "<0xGG>", "<0x000>", "0x41", "<0xab>", ""):
-    bad_byte = Vocab("llama", ["a", byte_text], [NORMAL, BYTE], [0.0, 0.0])
-    HOSTILE[f"byte token {byte_text}"] = (bad_byte, "token 1 is a byte token but reads")
-
-
-@pytest.mark.parametrize("case", HOSTILE)
-def test_hostile_vocabularies_are_refused(case: str, tmp_path: Path) -> None:
-    vocab, message = HOSTILE[case]
-    with pytest.raises(ModelFormatError, match=message):
-        load(vocab, tmp_path)
-
-
-@pytest.mark.parametrize("key", ["tokens", "scores", "token_type", "merges", "suppress_tokens"])
-def test_arrays_of_a_wrong_type_are_refused(key: str, tmp_path: Path) -> None:
-    vocab = bpe_vocab(["a b"])
-    raw = vocab.raw()
-    raw.keys = [k for k in raw.keys if k.name != f"tokenizer.ggml.{key}"]
-    wrong = (U8, [1] * 300) if key in ("tokens", "merges") else (STRING, ["x"] * 300)
-    raw.keys.append(Key(f"tokenizer.ggml.{key}", ARRAY, wrong))
-    with pytest.raises(ModelFormatError, match=key):
-        _core.Tokenizer(str(raw.write(tmp_path / "wrong.gguf")))
-
-
-def test_other_models_are_unsupported(tmp_path: Path) -> None:
-    for model in ("bert", "%s%n" * 100, ""):
-        with pytest.raises(UnsupportedError, match="supported are"):
-            load(Vocab(model, ["a"], [1], [0.0], merges=[]), tmp_path)
-    raw = Vocab("llama", ["a"], [1], [0.0]).raw()
-    raw.keys = [k for k in raw.keys if k.name != "tokenizer.ggml.model"]
-    with pytest.raises(ModelFormatError, match=r"tokenizer\.ggml\.model"):
-        _core.Tokenizer(str(raw.write(tmp_path / "nomodel.gguf")))
-
-
-def test_too_much_special_text_is_refused(tmp_path: Path) -> None:
-    tokens = [f"{i:05d}" + "x" * 60000 for i in range(140)]
-    with pytest.raises(UnsupportedError, match="special tokens are"):
-        load(Vocab("gpt2", tokens, [USER] * 140, merges=[]), tmp_path)
-
-
-def test_random_vocabularies_never_break(tmp_path: Path) -> None:
-    """Any tokens, types, scores and merges: an answer or a refusal, ids in range, decodable."""
-    rng = random.Random(5)
-    pool = ["", "a", "b", "\u2581", "</s>", "<0x0A>", "\n", "ab", "\u0120", "aa", b"\xff", "<|end|>", " ", "x" * 300]
-    n_loaded = 0
-    for round_number in range(300):
-        n = rng.randrange(1, 20)
-        model = rng.choice(["llama", "gpt2"])
-        vocab = Vocab(model, rng.choices(pool, k=n), pre=rng.choice([None, "qwen2", "tekken", "falcon"]))
-        vocab.types = rng.choice([None, rng.choices([-5, 0, 1, 2, 3, 4, 5, 7, 99], k=n)])
-        vocab.scores = rng.choice([None, rng.choices([0.0, -1.0, 3e38, float("inf"), -float("inf")], k=n)])
-        vocab.merges = [f"{rng.choice('ab</s')} {rng.choice(['a', 'b', ' ', '/', 'aa'])}" for _ in range(9)]
-        vocab.keys = [key_id("unknown", rng.randrange(30)), key_id("bos", rng.randrange(30))]
-        tokenizer = load(vocab, tmp_path, n_rows=rng.choice([None, n, n + 3, max(1, n - 2)]))
-        n_loaded += 1
-        for text in ("ab</s>aab \n", "a" * round_number, "\u00e9\u2581<|end|>"):
-            ids = tokenizer.encode(text, parse_special=bool(round_number % 2))
-            assert all(0 <= i < tokenizer.n_tokens for i in ids)
-            assert isinstance(tokenizer.decode(ids, print_special=True), str)
-    assert n_loaded == 300
-
-
 # --- size
 
 
@@ -621,24 +552,4 @@ def test_a_megabyte_takes_seconds(name: str, unit: str, real: Any) -> None:
     start = time.monotonic()
     ids = real(name).encode(text)
     assert real(name).decode(ids) == text
-    assert time.monotonic() - start < 20
-
-
-@pytest.mark.parametrize("pre", REGEXES)
-@pytest.mark.parametrize("unit", [" ", "\t", "A", "Aa", "a\u0301", "\u4e2dA", "'", " \n", "1", "\u0301", " .", "\x00"])
-def test_no_pre_tokenizer_is_quadratic(pre: str, unit: str) -> None:
-    text = unit * (400_000 // len(unit)) + "x"
-    start = time.monotonic()
-    assert "".join(_core.pre_tokenize(pre, text)) == text
-    assert time.monotonic() - start < 10
-
-
-def test_thousands_of_nested_special_tokens(tmp_path: Path) -> None:
-    """Runs of one letter of every length up to 2000, on a long run: every position matches all of them."""
-    vocab = bpe_vocab([], {"a" * n: USER for n in range(2, 2001)})
-    tokenizer = load(vocab, tmp_path)
-    start = time.monotonic()
-    ids = tokenizer.encode("a" * 1_000_003 + "b")
-    longest = vocab.tokens.index("a" * 2000)
-    assert ids == [longest] * 500 + [vocab.tokens.index("aaa"), vocab.tokens.index("b")]
     assert time.monotonic() - start < 20

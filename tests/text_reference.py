@@ -1,8 +1,9 @@
-"""What tokenizers must compute, written in the plainest way: quadratic, with the `regex` package, in Python."""
+"""What tokenizers must compute, written in the plainest way: quadratic, with the `regex` package."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,9 @@ def key_flag(name: str, value: bool) -> Key:
     return Key(f"tokenizer.ggml.{name}", BOOL, value)
 
 
-def bpe_vocab(merges: list[str] | None = None, specials: dict[str, int] | None = None, **kwargs: Any) -> Vocab:
+def bpe_vocab(
+    merges: list[str] | None = None, specials: dict[str, int] | None = None, **kwargs: Any
+) -> Vocab:
     """All bytes, the results of merges, then special tokens (text -> type)."""
     tokens = list(BYTE_CHARS)
     for merge in merges or []:
@@ -162,7 +165,7 @@ def spm_vocab(scored: dict[str, float], specials: dict[str, int] | None = None, 
 
 
 def partition(vocab: Vocab, text: str, parse_special: bool) -> list[str | int]:
-    """Raw fragments and special ids, by repeated splitting: longest token first, lowest id first among equals."""
+    """Raw fragments and special ids, by repeated splitting: longest token first, then lowest id."""
     assert vocab.types is not None
     wanted = {USER, CONTROL, UNKNOWN} if parse_special else {USER}
     chosen = [i for i, kind in enumerate(vocab.types) if kind in wanted]
@@ -187,7 +190,7 @@ def merge_naively(symbols: list[str], order: dict[Any, float], joined: bool) -> 
     while True:
         pairs = [
             (order[key], i)
-            for i, pair in enumerate(zip(symbols, symbols[1:], strict=False))
+            for i, pair in enumerate(itertools.pairwise(symbols))
             if (key := pair[0] + pair[1] if joined else pair) in order
         ]
         if not pairs:

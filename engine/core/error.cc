@@ -11,7 +11,7 @@ std::string format_va(const char* format, va_list args) {
   va_copy(measure, args);
   const int length = std::vsnprintf(nullptr, 0, format, measure);
   va_end(measure);
-  if (length <= 0) return format;
+  if (length < 0) return format;
   std::string text(static_cast<size_t>(length), '\0');
   std::vsnprintf(text.data(), text.size() + 1, format, args);
   return text;

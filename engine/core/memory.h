@@ -26,6 +26,16 @@ class Buffer {
   size_t size_ = 0;
 };
 
+// Rows [first, first + n) of a matrix; an absent one stays absent.
+inline ConstMatrix row_range(const ConstMatrix& m, int64_t first, int64_t n) {
+  if (m.data == nullptr) return {};
+  return {static_cast<const std::byte*>(m.data) + first * m.stride, m.dtype, n, m.cols, m.stride};
+}
+inline Matrix row_range(const Matrix& m, int64_t first, int64_t n) {
+  if (m.data == nullptr) return {};
+  return {static_cast<std::byte*>(m.data) + first * m.stride, m.dtype, n, m.cols, m.stride};
+}
+
 // A stack of activations. Matrices taken from it live until the Mark taken before them is released,
 // so a layer's scratch costs nothing after the first layer.
 class Arena {

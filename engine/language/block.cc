@@ -5,15 +5,6 @@
 namespace trimtok {
 namespace {
 
-ConstMatrix row_range(const ConstMatrix& m, int64_t first, int64_t n) {
-  if (m.data == nullptr) return {};
-  return {static_cast<const std::byte*>(m.data) + first * m.stride, m.dtype, n, m.cols, m.stride};
-}
-
-Matrix row_range(const Matrix& m, int64_t first, int64_t n) {
-  return {static_cast<std::byte*>(m.data) + first * m.stride, m.dtype, n, m.cols, m.stride};
-}
-
 Matrix normed(Backend& backend, const ConstMatrix& x, const float* weight, float eps, const char* where) {
   const Matrix out = backend.arena().matrix(x.rows, x.cols);
   backend.rms_norm({.out = out, .x = x, .weight = weight, .eps = eps}, where);

@@ -135,9 +135,7 @@ void Generation::start(const RunControl& control) {
   int64_t index = 0;
   for (const Segment& segment : plan.segments) {
     if (segment.image < 0) {
-      Matrix out = rows;
-      out.rows = segment.size();
-      out.data = static_cast<std::byte*>(rows.data) + index * rows.stride;
+      const Matrix out = row_range(rows, index, segment.size());
       std::lock_guard lock(model_->compute_mutex());
       model_->decoder().embed(model_->backend(), segment.ids, out);
       for (const int32_t id : segment.ids) sampler_.accept(id);

@@ -50,7 +50,12 @@ std::shared_ptr<Model> Model::load(const ModelOptions& options, const RunControl
   model->files_ = find_model_files(options.path, options.mmproj);
   control.step("load", 1, kSteps);
   model->decoder_ = load_decoder(model->files_.lm);
-  model->tokenizer_ = Tokenizer::from_gguf(*model->files_.lm, model->decoder_->info().n_vocab);
+  const DecoderInfo& info = model->decoder_->info();
+  if (row_bytes(model->kv_dtype_, info.head_dim) < 0) {
+    fail(ErrorCode::kUnsupported, "[kv_dtype] %s needs heads a multiple of 32 wide, %s has %d; use f16",
+         options.kv_dtype.c_str(), model->files_.lm->path().c_str(), info.head_dim);
+  }
+  model->tokenizer_ = Tokenizer::from_gguf(*model->files_.lm, info.n_vocab);
   control.step("load", 2, kSteps);
   if (model->files_.vision != nullptr) {
     model->tower_ = load_tower(model->files_.vision);

@@ -36,6 +36,8 @@ class Model {
   const Decoder& decoder() const { return *decoder_; }
   const Tower* tower() const { return tower_.get(); }  // null for a text-only model
   const Tower& require_tower() const;                  // throws Error(kInvalidArgument) without one
+  // What loading noticed and passed over.
+  const std::vector<std::string>& notes() const { return files_.notes; }
   Backend& backend() { return *backend_; }
   std::mutex& compute_mutex() { return compute_mutex_; }
   Dtype kv_dtype() const { return kv_dtype_; }

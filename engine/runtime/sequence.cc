@@ -7,10 +7,6 @@
 namespace trimtok {
 namespace {
 
-ConstMatrix row_range(const ConstMatrix& m, int64_t first, int64_t n) {
-  return {static_cast<const std::byte*>(m.data) + first * m.stride, m.dtype, n, m.cols, m.stride};
-}
-
 // The last of at most `chunk` rows from `first` on, moved back or forward so that no row sees past it.
 int64_t batch_end(const std::vector<int32_t>& visible_end, int64_t base, int64_t first, int64_t chunk) {
   const int64_t n = static_cast<int64_t>(visible_end.size());
@@ -66,12 +62,8 @@ void Sequence::prefill(const SequenceRows& rows, int64_t chunk, const Matrix& lo
       }
       batch.visible_end.assign(rows.visible_end.begin() + first, rows.visible_end.begin() + end);
 
-      Matrix out = logits;
-      out.rows = std::max<int64_t>(0, end - std::max(first, first_logit));
-      if (out.rows > 0) {
-        out.data = static_cast<std::byte*>(logits.data) +
-                   (std::max(first, first_logit) - first_logit) * logits.stride;
-      }
+      const int64_t from = std::max(first, first_logit);
+      const Matrix out = row_range(logits, from - first_logit, std::max<int64_t>(0, end - from));
       RunControl inner = control;
       if (control.progress) {
         inner.progress = [&](const char* phase, int64_t done, int64_t total) {
@@ -96,7 +88,6 @@ void Sequence::append(int32_t id, int32_t position, std::span<float> logits, con
   Matrix row = backend.arena().matrix(1, info.n_embd);
   model_->decoder().embed(backend, std::span(&id, 1), row);
 
-  if (cache_.length() == cache_.capacity()) cache_.reserve(cache_.length() + std::max<int64_t>(256, cache_.length() / 4));
   RowBatch batch;
   batch.rows = row;
   batch.positions.assign(static_cast<size_t>(info.n_pos), position);

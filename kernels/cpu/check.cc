@@ -13,6 +13,7 @@ constexpr int64_t kMaxInt64 = std::numeric_limits<int64_t>::max();
 int64_t alignment_of(Dtype dtype) {
   switch (dtype) {
     case Dtype::kF32:
+    case Dtype::kI32:
       return 4;
     case Dtype::kF16:
     case Dtype::kBF16:
@@ -155,6 +156,62 @@ Status check_attention_args(const AttentionArgs& a) {
   if (a.q.rows > 0 && (a.begin == nullptr || a.end == nullptr)) return Status::kBadArgument;
   for (int64_t t = 0; t < a.q.rows; ++t) {
     if (a.begin[t] < 0 || a.begin[t] > a.end[t] || a.end[t] > a.k.rows) return Status::kBadArgument;
+  }
+  return Status::kOk;
+}
+
+Status check_unit_rows_args(const UnitRowsArgs& a) {
+  const bool readable = (a.x.dtype == Dtype::kF32 || a.x.dtype == Dtype::kF16) && valid(a.x);
+  return status(valid_f32(a.out) && readable && same_shape(a.out, a.x) && valid_vector(a.norms));
+}
+
+Status check_sum_rows_args(const SumRowsArgs& a) {
+  if (!valid_f32(a.out) || !valid_f32(a.x) || a.out.cols != a.x.cols || !valid_vector(a.weight)) {
+    return Status::kBadArgument;
+  }
+  if (a.out.rows == 0) return Status::kOk;
+  if (a.begin == nullptr || a.begin[0] < 0 || a.begin[a.out.rows] > a.x.rows) return Status::kBadArgument;
+  for (int64_t b = 0; b < a.out.rows; ++b) {
+    if (a.begin[b] > a.begin[b + 1]) return Status::kBadArgument;
+  }
+  return Status::kOk;
+}
+
+Status check_gram_args(const GramArgs& a) {
+  if (!valid_f32(a.out) || !valid_f32(a.x)) return Status::kBadArgument;
+  if (a.out.rows != a.x.rows || a.out.cols != a.x.rows) return Status::kBadArgument;
+  return status(a.first >= 0 && a.first <= a.last && a.last <= a.x.rows);
+}
+
+namespace {
+
+bool valid_problem(const GreedyProblem& p, const GreedyPickArgs& a, int32_t done) {
+  if (!valid_f32(p.gram) || !valid_f32(p.state) || !valid_vector(p.total)) return false;
+  const int64_t n = p.gram.cols;
+  const int64_t state_rows = a.rule == GreedyRule::kFacility ? 3 : 1;
+  if (p.state.rows != state_rows || p.state.cols != n) return false;
+  if (p.count < 0 || p.count > n || p.count > a.out.cols || done < 0 || done > p.count) return false;
+  if (p.first >= n || std::isnan(p.stop_at)) return false;
+  if (p.first < 0 && p.total == nullptr && p.count > 0) return false;
+  if (p.slot == nullptr) return p.gram.rows == n;
+  for (int64_t i = 0; i < n; ++i) {
+    if (p.slot[i] < -1 || p.slot[i] >= p.gram.rows) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+Status check_greedy_pick_args(const GreedyPickArgs& a) {
+  if (a.out.dtype != Dtype::kI32 || !valid(a.out)) return Status::kBadArgument;
+  if (a.rule < GreedyRule::kMaxSum || a.rule > GreedyRule::kFacility) return Status::kBadArgument;
+  if (a.scores.data != nullptr && !(valid_f32(a.scores) && same_shape(a.scores, a.out))) {
+    return Status::kBadArgument;
+  }
+  if (a.out.rows == 0) return Status::kOk;
+  if (a.problems == nullptr || a.done == nullptr) return Status::kBadArgument;
+  for (int64_t b = 0; b < a.out.rows; ++b) {
+    if (!valid_problem(a.problems[b], a, a.done[b])) return Status::kBadArgument;
   }
   return Status::kOk;
 }

@@ -90,6 +90,7 @@ py::dict model_info(Model& model) {
   }
   py::list warnings;
   for (const std::string& text : model.lm_file().warnings()) warnings.append(text);
+  for (const std::string& text : model.notes()) warnings.append(text);
   for (const std::string& text : tokenizer.warnings()) warnings.append(text);
   py::dict out;
   out["arch"] = decoder.arch;
@@ -153,8 +154,9 @@ py::dict plan_prompt(const Model& model, const std::string& prompt,
                   "next_position"_a = plan.next_position);
 }
 
-py::array_t<float> encode_image(Model& model, const U8Array& array) {
-  const ImageView view = image_view(array);
+py::array_t<float> encode_image(Model& model, const py::array& array) {
+  const U8Array image = pixels(array);
+  const ImageView view = image_view(image);
   const RunControl control = make_control(std::nullopt);
   EncodedImage encoded;
   {
@@ -204,15 +206,16 @@ struct PyGeneration {
 };
 
 std::unique_ptr<PyGeneration> start_generation(const ModelPtr& model, const std::string& prompt,
-                                               const std::vector<U8Array>& arrays, int64_t max_tokens,
+                                               const std::vector<py::array>& arrays, int64_t max_tokens,
                                                float temperature, int32_t top_k, float top_p, float min_p,
                                                float repeat_penalty, uint64_t seed,
                                                std::vector<std::string> stop, int64_t chunk,
                                                std::optional<py::function> progress) {
   std::vector<Image> images;
-  for (const U8Array& array : arrays) {
-    const ImageView view = image_view(array);
-    images.push_back({{view.rgb, view.rgb + array.size()}, view.width, view.height});
+  for (const py::array& array : arrays) {
+    const U8Array image = pixels(array);
+    const ImageView view = image_view(image);
+    images.push_back({{view.rgb, view.rgb + image.size()}, view.width, view.height});
   }
   GenerateOptions options;
   options.sampling = {temperature, top_k, top_p, min_p, repeat_penalty, seed};
@@ -281,7 +284,8 @@ void bind_model(py::module_& m) {
           "width"_a, "height"_a)
       .def(
           "preprocess",
-          [](const Model& model, const U8Array& image) {
+          [](const Model& model, const py::array& array) {
+            const U8Array image = pixels(array);
             return to_numpy(model.require_tower().preprocess(image_view(image)));
           },
           "image"_a)

@@ -17,15 +17,6 @@ using namespace py::literals;
 namespace trimtok::python {
 namespace {
 
-// Numbers that are no pixels (floats in [0, 1], say) must not be cut to bytes silently.
-U8Array pixels(const py::array& array) {
-  if (!array.dtype().is(py::dtype::of<uint8_t>())) {
-    fail(ErrorCode::kInvalidArgument, "[image] has dtype %s, must be uint8 [height, width, 3]",
-         py::cast<std::string>(py::str(array.dtype())).c_str());
-  }
-  return U8Array(array);
-}
-
 Filter filter_from_name(const std::string& name) {
   if (name == "bilinear") return Filter::kBilinear;
   if (name == "bicubic") return Filter::kBicubic;

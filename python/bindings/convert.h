@@ -18,6 +18,15 @@ using U8Array = pybind11::array_t<uint8_t, pybind11::array::c_style | pybind11::
 using F32Array = pybind11::array_t<float, pybind11::array::c_style | pybind11::array::forcecast>;
 using I32Array = pybind11::array_t<int32_t, pybind11::array::c_style | pybind11::array::forcecast>;
 
+// Numbers that are no pixels (floats in [0, 1], say) must not be cut to bytes silently.
+inline U8Array pixels(const pybind11::array& array) {
+  if (!array.dtype().is(pybind11::dtype::of<uint8_t>())) {
+    fail(ErrorCode::kInvalidArgument, "[image] has dtype %s, must be uint8 [height, width, 3]",
+         pybind11::cast<std::string>(pybind11::str(array.dtype())).c_str());
+  }
+  return U8Array(array);
+}
+
 // A view of an uint8 array [height, width, 3]; the array must outlive it.
 inline ImageView image_view(const U8Array& array) {
   if (array.ndim() != 3 || array.shape(2) != 3) {

@@ -33,6 +33,8 @@ class _ProgressBar:
         self.active = out.isatty()
 
     def __call__(self, phase: str, done: int, total: int) -> None:
+        if phase == "decode":  # the text itself shows that
+            return
         filled = self.WIDTH * done // max(total, 1)
         bar = "#" * filled + "." * (self.WIDTH - filled)
         self._out.write(f"\r{phase:<8}[{bar}] {done}/{total}\x1b[K")

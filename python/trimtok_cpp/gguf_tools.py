@@ -30,9 +30,9 @@ _KINDS = {
 def inspect_dict(path: PathLike) -> dict[str, Any]:
     """What a GGUF file holds, as plain dicts and lists.
 
-    Arrays of the metadata are cut to their first elements (``count`` has the real length). Shapes are in
-    numpy's order, sizes in bytes. Raises OSError, ModelFormatError or UnsupportedError for files that cannot
-    be read.
+    Arrays of the metadata are cut to their first elements (``count`` has the real length), bytes that are no
+    UTF-8 appear as ``\\xff``. Shapes are in numpy's order, sizes in bytes. Raises OSError, ModelFormatError
+    or UnsupportedError for files that cannot be read.
     """
     file = _core.GgufFile(path)
     tensors = file.tensors
@@ -44,13 +44,13 @@ def inspect_dict(path: PathLike) -> dict[str, Any]:
     stored = file.value_types
     architecture = file.metadata.get("general.architecture")
     return {
-        "path": file.path,
+        "path": _valid(file.path),
         "version": file.version,
         "bytes": file.file_bytes,
         "shards": file.n_shards,
         "kind": file.kind,
-        "architecture": architecture if file.kind != "projector" else None,
-        "projector": file.projector_type or None if file.kind in ("projector", "combined") else None,
+        "architecture": _valid(architecture) if file.kind != "projector" else None,
+        "projector": _valid(file.projector_type) or None if file.kind in ("projector", "combined") else None,
         "metadata": {key: _entry(value, *stored[key]) for key, value in file.metadata.items()},
         "tensors": [
             {"name": t["name"], "shape": list(t["shape"]), "type": t["dtype"], "bytes": t["bytes"]}
@@ -95,7 +95,7 @@ def inspect_text(path: PathLike) -> str:
         lines += (
             ["", f"{title}: none"] if not found else ["", title, *(f"  {_printable(text)}" for text in found)]
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def merge(
@@ -226,12 +226,21 @@ def _raw_text(value: Any) -> Any:
     return value
 
 
+def _valid(value: Any) -> Any:
+    """Strings (alone or in a list) without the surrogates that stand for broken UTF-8."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    if isinstance(value, list):
+        return [_valid(element) for element in value]
+    return value
+
+
 def _entry(value: Any, value_type: int, element_type: int | None) -> dict[str, Any]:
     name = GGUFValueType(value_type).name.lower()
     if element_type is None:
-        return {"type": name, "value": value}
+        return {"type": name, "value": _valid(value)}
     element = GGUFValueType(element_type).name.lower()
-    return {"type": f"{element}[{len(value)}]", "value": value[:_SHOWN_ELEMENTS], "count": len(value)}
+    return {"type": f"{element}[{len(value)}]", "value": _valid(value[:_SHOWN_ELEMENTS]), "count": len(value)}
 
 
 def _unsupported(file: _core.GgufFile) -> list[str]:

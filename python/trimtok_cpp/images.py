@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import io
 import os
 import urllib.parse
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import IO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,33 +107,42 @@ def _from_bytes(data: bytes, name: str) -> NDArray[np.uint8]:
     return _open(io.BytesIO(data), name)
 
 
-def _open(file: io.BufferedIOBase, name: str) -> NDArray[np.uint8]:
+def _open(file: IO[bytes], name: str) -> NDArray[np.uint8]:
     Image.init()  # idempotent; without it an unregistered format in the list is a KeyError
-    try:
-        with Image.open(file, formats=[f for f in _FORMATS if f in Image.OPEN]) as image:  # type: ignore[arg-type]
-            return _decode(image, name)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(
-            f"[{name}] is too large: {error}; the limit is {MAX_PIXELS} pixels: scale it down"
-        ) from error
-    except UnidentifiedImageError as error:
-        raise ValueError(f"[{name}] is no picture that can be read; {_HOW}") from error
+    with _readable(name), Image.open(file, formats=[f for f in _FORMATS if f in Image.OPEN]) as image:
+        return _decode(image, name)
 
 
 def _decode(image: Image.Image, name: str) -> NDArray[np.uint8]:
     _check_size(image.width, image.height, name)  # known from the header, before any pixel is decoded
-    try:
-        rgb = np.ascontiguousarray(_to_rgb(image, name), dtype=np.uint8)
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
-        raise ValueError(f"[{name}] cannot be decoded: {error or type(error).__name__}; {_HOW}") from error
-    # A header and its data may disagree about the size.
-    _check_size(rgb.shape[1], rgb.shape[0], name)
+    with _readable(name):
+        rgb = np.ascontiguousarray(_to_rgb(image), dtype=np.uint8)
+    _check_size(rgb.shape[1], rgb.shape[0], name)  # decoding may correct the header
     return rgb
 
 
-def _to_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
+class _SizeError(ValueError):
+    """Already names the picture."""
+
+
+@contextlib.contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Turns whatever Pillow raises, which is nearly anything on damaged files, into a ValueError."""
+    try:
+        yield
+    except (MemoryError, _SizeError):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _SizeError(
+            f"[{name}] is too large: {error}; the limit is {MAX_PIXELS} pixels: scale it down"
+        ) from error
+    except UnidentifiedImageError as error:
+        raise ValueError(f"[{name}] is no picture that can be read; {_HOW}") from error
+    except Exception as error:
+        raise ValueError(f"[{name}] cannot be decoded: {error or type(error).__name__}; {_HOW}") from error
+
+
+def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode.startswith("I"):  # I;16, I;16B, ...: 16 bits; Pillow would clip, not scale
         wide = np.asarray(image)
         if wide.min() < 0 or wide.max() > 0xFFFF:
@@ -158,7 +168,7 @@ def _from_array(array: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
 
 def _check_size(width: int, height: int, name: str) -> None:
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE and width * height <= MAX_PIXELS):
-        raise ValueError(
+        raise _SizeError(
             f"[{name}] is {width} x {height} pixels; each side must be in 1..{MAX_SIDE} and the area at most "
             f"{MAX_PIXELS} pixels: scale it"
         )

@@ -77,8 +77,8 @@ class Result:
     """An answer. `print(result)` prints its text.
 
     `finish_reason` is "stop" (end token or stop string), "length" (max_tokens or the context is used up),
-    "cancelled", or "" while the answer is being made or after an error. `token_ids` holds every sampled token. `seed`
-    repeats the answer. `kv_bytes` is the memory of the key/value cache.
+    "cancelled", or "" while the answer is being made or after an error. `token_ids` holds every sampled
+    token but the end token. `seed` repeats the answer. `kv_bytes` is the memory of the key/value cache.
     """
 
     text: str

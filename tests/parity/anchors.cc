@@ -174,6 +174,11 @@ void check_anchors(Suite& s, Op op) {
       return matmuls(s);
     case Op::k_attention:
       return attentions(s);
+    case Op::k_unit_rows:
+    case Op::k_sum_rows:
+    case Op::k_gram:
+    case Op::k_greedy_pick:
+      return prune_anchors(s, op);
     case Op::kCount:
       return;
   }

@@ -142,6 +142,27 @@ void bench_weights(Bench& bench, Rng& rng, Dtype dtype) {
   }
 }
 
+// One row of x against more weight bytes than any cache holds: the rate at which decoding reads memory.
+void bench_streaming(Bench& bench, Rng& rng, Dtype dtype) {
+  const int64_t k = 4096;
+  const int64_t bytes = row_bytes(dtype, k);
+  const int64_t n = (int64_t{96} << 20) / bytes;
+  const int64_t distinct = 64;
+  Tensor pattern(dtype, distinct, k);
+  pattern.fill_weight(rng);
+  const Tensor w(dtype, n, k);
+  for (int64_t r = 0; r < n; ++r) std::copy_n(pattern.row(r % distinct), bytes, w.row(r));
+  const Tensor x = normal(rng, 1, k);
+  const Tensor out(kF32, 1, n);
+  MatmulArgs args;
+  args.out = out.matrix();
+  args.x = x.matrix();
+  args.w = w.matrix();
+  bench.row(Op::k_matmul, &KernelTable::matmul, args,
+            std::string("T=1 K=4096 96 MiB ") + dtype_info(dtype)->name, static_cast<double>(n * bytes),
+            2.0 * static_cast<double>(n * k));
+}
+
 void bench_attention(Bench& bench, Rng& rng, Dtype dtype, int64_t rows, int64_t keys) {
   const int32_t heads = 16;
   const int32_t kv_heads = 4;
@@ -171,6 +192,9 @@ void bench_table(const KernelTable& table, const Options& options) {
   if (DtypeUse::use == DtypeUse::kWeight) bench_weights(bench, rng, Dtype::k##name);
 #include "trimtok/dtypes.def"
 #undef TT_DTYPE
+  for (const Dtype dtype : {Dtype::kF16, Dtype::kQ8_0, Dtype::kQ4_0, Dtype::kQ4_K, Dtype::kQ6_K}) {
+    bench_streaming(bench, rng, dtype);
+  }
   for (const Dtype dtype : {Dtype::kF32, Dtype::kF16, Dtype::kBF16, Dtype::kQ8_0}) {
     bench_attention(bench, rng, dtype, 1, 2048);
     bench_attention(bench, rng, dtype, 256, 256);

@@ -164,6 +164,12 @@ class Suite {
     values_match([&](const ExecContext& ctx) { return (table_.*entry)(ctx, args); }, out, expected);
   }
 
+  // For what compare cannot say: the case fails, with these words, unless `ok`.
+  void expect(bool ok, const char* what) {
+    run_name_ = "checks";
+    if (!ok) fail_case("%s", what);
+  }
+
   const KernelTable& table() const { return table_; }
   bool quick() const { return options_.quick; }
   int64_t cases() const { return cases_; }
@@ -201,6 +207,7 @@ class Suite {
 
 // Literal results of small inputs, so that ref itself is held to something.
 void check_anchors(Suite& suite, Op op);
+void prune_anchors(Suite& suite, Op op);
 
 // A copy of `table` with a deliberate bug in every op; false for an unknown kind.
 // tail: the last column of a row is left out unless cols is a multiple of 8. guard: one element is written

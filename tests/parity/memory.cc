@@ -15,7 +15,7 @@ namespace {
 constexpr size_t kGuardBytes = 256;
 
 int64_t alignment_of(Dtype dtype) {
-  return dtype == Dtype::kF32 ? 4 : dtype == Dtype::kF16 || dtype == Dtype::kBF16 ? 2 : 1;
+  return dtype == Dtype::kF32 || dtype == Dtype::kI32 ? 4 : dtype == Dtype::kF16 || dtype == Dtype::kBF16 ? 2 : 1;
 }
 
 // Mostly what quantisers write; sometimes zero, negative, or a subnormal of f16.
@@ -46,6 +46,7 @@ void set_scales(Dtype dtype, char* p, Rng& rng) {
     set_scale(reinterpret_cast<Block##name*>(p), rng);                   \
     reinterpret_cast<Block##name*>(p)->field = random_scale(rng, 0.05f); \
     return;
+    // clang-format off
     TT_D(Q4_0)
     TT_D(Q5_0)
     TT_D(Q8_0)
@@ -53,13 +54,18 @@ void set_scales(Dtype dtype, char* p, Rng& rng) {
     TT_D(Q3_K)
     TT_D(Q6_K)
     TT_D(IQ4_XS)
-    TT_D_AND(Q4_1, m) TT_D_AND(Q5_1, m) TT_D_AND(Q2_K, dmin) TT_D_AND(Q4_K, dmin) TT_D_AND(Q5_K, dmin)
+    TT_D_AND(Q4_1, m)
+    TT_D_AND(Q5_1, m)
+    TT_D_AND(Q2_K, dmin)
+    TT_D_AND(Q4_K, dmin)
+    TT_D_AND(Q5_K, dmin)
+    // clang-format on
 #undef TT_D
 #undef TT_D_AND
-        case Dtype::kMXFP4
-        : reinterpret_cast<BlockMXFP4*>(p)
-              ->e = static_cast<E8m0Bits>(rng.below(16) == 0 ? rng.below(4) : 118 + rng.below(12));
-    return;
+    case Dtype::kMXFP4:
+      reinterpret_cast<BlockMXFP4*>(p)->e =
+          static_cast<E8m0Bits>(rng.below(16) == 0 ? rng.below(4) : 118 + rng.below(12));
+      return;
     default:
       std::fprintf(stderr, "parity: no random blocks for dtype %d\n", static_cast<int>(dtype));
       std::exit(3);
@@ -131,6 +137,11 @@ std::vector<float> Tensor::values(int64_t r) const {
   // The reference's own reader: dequantisation has its own independent proof in tests/test_ops.py.
   std::vector<float> out(static_cast<size_t>(cols_));
   if (cols_ == 0) return out;
+  if (dtype_ == Dtype::kI32) {
+    const auto* numbers = reinterpret_cast<const int32_t*>(row(r));
+    for (int64_t c = 0; c < cols_; ++c) out[static_cast<size_t>(c)] = static_cast<float>(numbers[c]);
+    return out;
+  }
   const auto id = static_cast<int32_t>(r);
   GatherRowsArgs args;
   args.out = Matrix{out.data(), Dtype::kF32, 1, cols_, cols_ * 4};

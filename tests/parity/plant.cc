@@ -13,6 +13,10 @@ const KernelTable* g_sound = nullptr;  // the table that the planted bodies call
 const Matrix& output_of(const RopeArgs& a) {
   return a.x;
 }
+// Picks are whole numbers, which no rounding hits: their scores are struck.
+const Matrix& output_of(const GreedyPickArgs& a) {
+  return a.scores;
+}
 template <typename Args>
 const Matrix& output_of(const Args& a) {
   return a.out;

@@ -26,7 +26,7 @@ inline double tolerance(Op op) {
     // Of |result|: a sum of squares, a root, two products.
     case Op::k_rms_norm:
       return 6e-7;
-    // Of (|x| + |mean|) / sigma * |weight| + |bias|: the mean's error scales with |x|.
+    // Of (|x| + mean|x|) / sigma * |weight| + |bias|: the mean's error scales with mean|x|.
     case Op::k_layer_norm:
       return 6e-7;
     // Of |result| + min(|gate|, 10) |up| / 4: where 1 + tanh or 1 + erf cancels, the error is relative to the
@@ -40,6 +40,18 @@ inline double tolerance(Op op) {
     // K additions rounds a sum of nearly that size (0.6 * 2^-24 rms).
     case Op::k_matmul:
       return 2.4e-7;
+    // Of |result|: a sum of squares of one sign, a root, a division.
+    case Op::k_unit_rows:
+      return 6e-7;
+    // Of sum |w x|: groups of rows are summed apart.
+    case Op::k_sum_rows:
+      return 3e-7;
+    // Of |x||y| (1 + sqrt(D) / 8): a diagonal element is a sum of one sign.
+    case Op::k_gram:
+      return 2.4e-7;
+    // Of the sum of the magnitudes that a score is made of. Picks are exact.
+    case Op::k_greedy_pick:
+      return 1e-6;
     case Op::kCount:
       break;
   }

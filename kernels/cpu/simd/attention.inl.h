@@ -63,7 +63,6 @@ struct KeyBlock {
   const float* v;
   int64_t first;
   int64_t n;
-  bool v_finite;
 };
 
 TT_INLINE const float* query_row(const AttentionJob& job, const QueryBlock& b, int64_t i) {
@@ -96,106 +95,46 @@ TT_INLINE Vf load_stored(const void* row, int64_t i, int64_t n) {
   return n == kLanes ? vload(f32) : vload_n(f32, n);
 }
 
-// Rows [first, first + n) of one head as f32, zeros up to `padded` columns and n_padded rows. Returns
-// whether all are finite.
-template <Dtype dtype>
-bool pack_rows(const ConstMatrix& m, int64_t offset, int64_t first, int64_t n, int64_t n_padded,
-               int64_t head_dim, int64_t padded, float* out) {
-  Vf nan_if_not_finite = vzero();
-  for (int64_t s = 0; s < n; ++s, out += padded) {
-    const char* row = static_cast<const char*>(m.data) + (first + s) * m.stride + offset;
-    int64_t i = 0;
-    for (; i + kLanes <= head_dim; i += kLanes) {
-      const Vf x = load_stored<dtype>(row, i, kLanes);
-      nan_if_not_finite = vfma(x, vzero(), nan_if_not_finite);
-      vstore(out + i, x);
-    }
-    for (; i < padded; i += kLanes) {
-      const Vf x = load_stored<dtype>(row, i, imax(head_dim - i, 0));
-      nan_if_not_finite = vfma(x, vzero(), nan_if_not_finite);
-      vstore(out + i, x);
-    }
-  }
-  for (int64_t i = 0; i < (n_padded - n) * padded; i += kLanes) vstore(out + i, vzero());
-  return vreduce_add(nan_if_not_finite) == 0.0f;
+// Asks for the slice of `bytes` that lies `ahead` bytes after p. Slices of rows are no pattern that hardware
+// prefetchers follow far enough.
+TT_INLINE void prefetch_slice(const char* p, int64_t ahead, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) prefetch(p, ahead + i);
 }
 
-bool pack_head(const AttentionJob& job, const ConstMatrix& m, int64_t kv_head, int64_t first, int64_t n,
+// Rows [first, first + n) of one head as f32, zeros up to `padded` columns and n_padded rows.
+template <Dtype dtype>
+void pack_rows(const AttentionJob& job, const ConstMatrix& m, int64_t kv_head, int64_t first, int64_t n,
                int64_t n_padded, float* out) {
-  const int64_t offset = kv_head * row_bytes(m.dtype, job.head_dim);
+  const int64_t bytes = row_bytes(dtype, job.head_dim);
+  const char* row = static_cast<const char*>(m.data) + first * m.stride + kv_head * bytes;
+  for (int64_t s = 0; s < n; ++s, row += m.stride, out += job.padded) {
+    prefetch_slice(row, job.block_keys * m.stride, bytes);
+    int64_t i = 0;
+    for (; i + kLanes <= job.head_dim; i += kLanes) vstore(out + i, load_stored<dtype>(row, i, kLanes));
+    for (; i < job.padded; i += kLanes) {
+      vstore(out + i, load_stored<dtype>(row, i, imax(job.head_dim - i, 0)));
+    }
+  }
+  for (int64_t i = 0; i < (n_padded - n) * job.padded; i += kLanes) vstore(out + i, vzero());
+}
+
+void pack_head(const AttentionJob& job, const ConstMatrix& m, int64_t kv_head, int64_t first, int64_t n,
+               int64_t n_padded, float* out) {
   switch (m.dtype) {
     case Dtype::kF16:
-      return pack_rows<Dtype::kF16>(m, offset, first, n, n_padded, job.head_dim, job.padded, out);
+      return pack_rows<Dtype::kF16>(job, m, kv_head, first, n, n_padded, out);
     case Dtype::kBF16:
-      return pack_rows<Dtype::kBF16>(m, offset, first, n, n_padded, job.head_dim, job.padded, out);
+      return pack_rows<Dtype::kBF16>(job, m, kv_head, first, n, n_padded, out);
     case Dtype::kQ8_0:
-      return pack_rows<Dtype::kQ8_0>(m, offset, first, n, n_padded, job.head_dim, job.padded, out);
+      return pack_rows<Dtype::kQ8_0>(job, m, kv_head, first, n, n_padded, out);
     default:  // F32, the only other dtype that the check admits
-      return pack_rows<Dtype::kF32>(m, offset, first, n, n_padded, job.head_dim, job.padded, out);
+      return pack_rows<Dtype::kF32>(job, m, kv_head, first, n, n_padded, out);
   }
 }
 
 // Scores leave the first product in base 2 or, with a softcap, in its units.
 TT_INLINE Vf finish_score(Vf s, float cap) {
   return cap == 0.0f ? s : vmul(vset1(cap), vtanh(s));
-}
-
-// ---- many queries ----
-
-// Scratch of one task; panels follow each other, lane j of panel p is query p * kPanel + j.
-struct ManyQueries {
-  float* q;       // [n_panels, padded, kPanel]
-  float* out;     // same; not yet divided by sum
-  float* max;     // [n_panels, kPanel]
-  float* sum;     // same
-  float* factor;  // [kPanel]: what a new maximum does to earlier outputs
-  float* scores;  // [block_keys, kPanel]
-  float* k;       // [block_keys, padded]
-  float* v;       // same
-};
-
-TT_INLINE int64_t panel_count(int64_t n_queries) {
-  return ceil_div(n_queries, kPanel);
-}
-
-int64_t many_queries_floats(int64_t n_queries, int64_t padded, int64_t block_keys) {
-  return panel_count(n_queries) * kPanel * (2 * padded + 2) + kPanel * (1 + block_keys) +
-         2 * block_keys * padded;
-}
-
-ManyQueries carve_many_queries(const AttentionJob& job, const QueryBlock& b, float* scratch) {
-  const int64_t lanes = panel_count(b.n_queries) * kPanel;
-  ManyQueries w;
-  w.q = scratch;
-  w.out = w.q + lanes * job.padded;
-  w.k = w.out + lanes * job.padded;
-  w.v = w.k + job.block_keys * job.padded;
-  w.scores = w.v + job.block_keys * job.padded;
-  w.max = w.scores + job.block_keys * kPanel;
-  w.sum = w.max + lanes;
-  w.factor = w.sum + lanes;
-  return w;
-}
-
-// Queries, scaled, as columns; what lies beyond the last query is a copy of it, so that no lane is special.
-void pack_queries(const AttentionJob& job, const QueryBlock& b, const ManyQueries& w) {
-  const Vf scale = vset1(job.q_scale);
-  const int64_t lanes = panel_count(b.n_queries) * kPanel;
-  for (int64_t lane = 0; lane < lanes; lane += kLanes) {
-    float* columns = w.q + lane / kPanel * kPanel * job.padded + lane % kPanel;
-    for (int64_t e = 0; e < job.padded; e += kLanes) {
-      const int64_t n = imax(imin(job.head_dim - e, kLanes), 0);
-      Vf x[kLanes];
-      for (int j = 0; j < kLanes; ++j) {
-        x[j] = vmul(vload_n(query_row(job, b, imin(lane + j, b.n_queries - 1)) + e, n), scale);
-      }
-      vtranspose(x);
-      for (int j = 0; j < kLanes; ++j) vstore(columns + (e + j) * kPanel, x[j]);
-    }
-    vstore(w.max + lane, vset1(kLowest));
-    vstore(w.sum + lane, vzero());
-  }
-  for (int64_t i = 0; i < lanes * job.padded; i += kLanes) vstore(w.out + i, vzero());
 }
 
 // What a register tile starts from.
@@ -233,64 +172,8 @@ TT_INLINE void attention_tile(const float* a, int64_t a_row, int64_t a_step, con
   }
 }
 
-// Scores to probabilities relative to the running maximum; updates maximum, sum and factor.
-template <int V>
-TT_INLINE void softmax_step(float* scores, int64_t n, float* max, float* sum, float* factor) {
-  Vf top[V];
-  Vf total[V];
-  TT_UNROLL
-  for (int v = 0; v < V; ++v) {
-    top[v] = vload(max + v * kLanes);
-    total[v] = vzero();
-  }
-  for (int64_t j = 0; j < n; ++j) {
-    TT_UNROLL
-    for (int v = 0; v < V; ++v) top[v] = vmax(top[v], vload(scores + j * kPanel + v * kLanes));
-  }
-  for (int64_t j = 0; j < n; ++j) {
-    TT_UNROLL
-    for (int v = 0; v < V; ++v) {
-      float* s = scores + j * kPanel + v * kLanes;
-      const Vf p = vexp2(vsub(vload(s), top[v]));
-      total[v] = vadd(total[v], p);
-      vstore(s, p);
-    }
-  }
-  TT_UNROLL
-  for (int v = 0; v < V; ++v) {
-    const Vf f = vexp2(vsub(vload(max + v * kLanes), top[v]));
-    vstore(factor + v * kLanes, f);
-    vstore(sum + v * kLanes, vfma(vload(sum + v * kLanes), f, total[v]));
-    vstore(max + v * kLanes, top[v]);
-  }
-}
-
-// The keys that each lane of a panel sees, and what they have in common.
-struct PanelKeys {
-  int64_t begin;  // some lane sees a key in [begin, end)
-  int64_t end;
-  int64_t all_begin;  // every lane sees [all_begin, all_end), if that is not empty
-  int64_t all_end;
-};
-
 TT_INLINE int64_t lane_row(const AttentionJob& job, const QueryBlock& b, int64_t query) {
   return b.row0 + imin(query, b.n_queries - 1) / job.group;
-}
-
-PanelKeys panel_keys(const AttentionJob& job, const QueryBlock& b, int64_t panel) {
-  PanelKeys keys = {INT64_MAX, 0, 0, INT64_MAX};
-  const int64_t last = lane_row(job, b, panel * kPanel + kPanel - 1);
-  for (int64_t t = lane_row(job, b, panel * kPanel); t <= last; ++t) {
-    const int64_t begin = job.args->begin[t];
-    const int64_t end = job.args->end[t];
-    if (begin < end) {
-      keys.begin = imin(keys.begin, begin);
-      keys.end = imax(keys.end, end);
-    }
-    keys.all_begin = imax(keys.all_begin, begin);
-    keys.all_end = imin(keys.all_end, end);
-  }
-  return keys;
 }
 
 // The part of [0, n) that query i of the block sees, relative to key `first`.
@@ -301,359 +184,13 @@ TT_INLINE void visible(const AttentionJob& job, const QueryBlock& b, int64_t i, 
   *to = imax(imin(job.args->end[t] - first, n), 0);
 }
 
-template <int V>
-TT_INLINE void mask_scores(const AttentionJob& job, const QueryBlock& b, int64_t panel, const KeyBlock& keys,
-                           int64_t lo, int64_t hi, float* scores) {
-  float from[kPanel];
-  float to[kPanel];
-  for (int64_t j = 0; j < V * kLanes; ++j) {
-    int64_t from_key;
-    int64_t to_key;
-    visible(job, b, panel * kPanel + j, keys.first, keys.n, &from_key, &to_key);
-    from[j] = static_cast<float>(from_key);
-    to[j] = static_cast<float>(to_key);
-  }
-  const Vf hidden = vset1(-INFINITY);
-  for (int64_t j = lo; j < hi; ++j) {
-    const Vf key = vset1(static_cast<float>(j));
-    TT_UNROLL
-    for (int v = 0; v < V; ++v) {
-      float* s = scores + j * kPanel + v * kLanes;
-      const Vf before_end = vselect(vlt(key, vload(to + v * kLanes)), vload(s), hidden);
-      vstore(s, vselect(vge(key, vload(from + v * kLanes)), before_end, hidden));
-    }
-  }
-}
-
-// Outputs of a panel where V holds infinities or NaNs and some lane must not see them: 0 * Inf would.
-void add_outputs_exactly(const AttentionJob& job, const QueryBlock& b, int64_t panel, const KeyBlock& keys,
-                         const float* p, const float* factor, float* out) {
-  for (int64_t j = 0; j < kPanel; ++j) {
-    int64_t from;
-    int64_t to;
-    visible(job, b, panel * kPanel + j, keys.first, keys.n, &from, &to);
-    for (int64_t e = 0; e < job.head_dim; ++e) {
-      float x = out[e * kPanel + j] * factor[j];
-      for (int64_t s = from; s < to; ++s) x += p[s * kPanel + j] * keys.v[s * job.padded + e];
-      out[e * kPanel + j] = x;
-    }
-  }
-}
-
-template <int V>
-void panel_step(const AttentionJob& job, const QueryBlock& b, const ManyQueries& w, int64_t panel,
-                const PanelKeys& seen, const KeyBlock& keys) {
-  int64_t lo = imax(seen.begin - keys.first, 0);
-  int64_t hi = imin(seen.end - keys.first, keys.n);
-  if (lo >= hi) return;
-  lo = lo / kTileRows * kTileRows;
-  hi = round_up(hi, kTileRows);
-  const bool all = seen.all_begin <= keys.first + lo && keys.first + hi <= seen.all_end && hi <= keys.n;
-  const float* q = w.q + panel * kPanel * job.padded;
-  float* out = w.out + panel * kPanel * job.padded;
-  for (int64_t s = lo; s < hi; s += kTileRows) {
-    attention_tile<kTileRows, V, Start::kZero>(keys.k + s * job.padded, job.padded, 1, q, kPanel,
-                                               job.head_dim, w.scores + s * kPanel, kPanel, nullptr);
-  }
-  if (job.cap != 0.0f) {
-    for (int64_t i = lo * kPanel; i < hi * kPanel; i += kLanes) {
-      vstore(w.scores + i, finish_score(vload(w.scores + i), job.cap));
-    }
-  }
-  if (!all) mask_scores<V>(job, b, panel, keys, lo, hi, w.scores);
-  softmax_step<V>(w.scores + lo * kPanel, hi - lo, w.max + panel * kPanel, w.sum + panel * kPanel, w.factor);
-  if (!all && !keys.v_finite) {
-    add_outputs_exactly(job, b, panel, keys, w.scores, w.factor, out);
-    return;
-  }
-  for (int64_t e = 0; e < job.head_dim; e += kTileRows) {
-    attention_tile<kTileRows, V, Start::kScale>(keys.v + lo * job.padded + e, 1, job.padded,
-                                                w.scores + lo * kPanel, kPanel, hi - lo, out + e * kPanel,
-                                                kPanel, w.factor);
-  }
-}
-
 // 1 / sum, but 0 for a row that saw no key.
 TT_INLINE Vf inverse_sum(Vf sum) {
   return vselect(vge(vzero(), sum), vzero(), vdiv(vset1(1.0f), sum));
 }
 
-void store_outputs(const AttentionJob& job, const QueryBlock& b, const ManyQueries& w) {
-  for (int64_t lane = 0; lane < b.n_queries; lane += kLanes) {
-    const float* columns = w.out + lane / kPanel * kPanel * job.padded + lane % kPanel;
-    const Vf scale = job.partial != nullptr ? vset1(1.0f) : inverse_sum(vload(w.sum + lane));
-    const int64_t n_lanes = imin(kLanes, b.n_queries - lane);
-    for (int64_t e = 0; e < job.head_dim; e += kLanes) {
-      Vf x[kLanes];
-      for (int j = 0; j < kLanes; ++j) x[j] = vmul(vload(columns + (e + j) * kPanel), scale);
-      vtranspose(x);
-      const int64_t n = imin(job.head_dim - e, kLanes);
-      for (int64_t j = 0; j < n_lanes; ++j) vstore_n(output_row(job, b, lane + j) + e, x[j], n);
-    }
-    if (job.partial == nullptr) continue;
-    for (int64_t j = 0; j < n_lanes; ++j) {
-      output_row(job, b, lane + j)[job.padded] = w.max[lane + j];
-      output_row(job, b, lane + j)[job.padded + 1] = w.sum[lane + j];
-    }
-  }
-}
-
-void attend_many_queries(const AttentionJob& job, const QueryBlock& b, float* scratch) {
-  const ManyQueries w = carve_many_queries(job, b, scratch);
-  pack_queries(job, b, w);
-  const int64_t n_panels = panel_count(b.n_queries);
-  for (int64_t first = b.begin; first < b.end; first += job.block_keys) {
-    const int64_t n = imin(job.block_keys, b.end - first);
-    KeyBlock keys = {w.k, w.v, first, n, true};
-    bool packed = false;
-    for (int64_t panel = 0; panel < n_panels; ++panel) {
-      const PanelKeys seen = panel_keys(job, b, panel);
-      if (seen.begin >= first + n || seen.end <= first) continue;
-      if (!packed) {
-        const int64_t n_padded = round_up(n, kTileRows);
-        pack_head(job, job.args->k, b.kv_head, first, n, n_padded, w.k);
-        keys.v_finite = pack_head(job, job.args->v, b.kv_head, first, n, n_padded, w.v);
-        packed = true;
-      }
-      const int64_t lanes = b.n_queries - panel * kPanel;
-      if (lanes > 2 * kLanes) {
-        panel_step<3>(job, b, w, panel, seen, keys);
-      } else if (lanes > kLanes) {
-        panel_step<2>(job, b, w, panel, seen, keys);
-      } else {
-        panel_step<1>(job, b, w, panel, seen, keys);
-      }
-    }
-  }
-  store_outputs(job, b, w);
-}
-
-// ---- few queries ----
-
-// Scratch of one task: every head of every row, keys by the block. Rows of queries beyond the last are zero.
-struct FewQueries {
-  float* q;       // [G, kFewQueries, padded]
-  float* out;     // same; not yet divided by sum
-  float* max;     // [G, kFewQueries]
-  float* sum;     // same
-  float* scores;  // [kFewQueries, kFewKeys]
-  float* k;       // [padded, kFewKeys]: transposed
-  float* v;       // [kFewKeys, padded]
-};
-
-int64_t few_queries_floats(int64_t n_kv_heads, int64_t padded) {
-  return n_kv_heads * kFewQueries * (2 * padded + 2) + kFewKeys * (kFewQueries + 2 * padded);
-}
-
-FewQueries carve_few_queries(const AttentionJob& job, float* scratch) {
-  const int64_t queries = job.args->n_kv_heads * kFewQueries;
-  FewQueries w;
-  w.q = scratch;
-  w.out = w.q + queries * job.padded;
-  w.k = w.out + queries * job.padded;
-  w.v = w.k + kFewKeys * job.padded;
-  w.scores = w.v + kFewKeys * job.padded;
-  w.max = w.scores + kFewKeys * kFewQueries;
-  w.sum = w.max + queries;
-  return w;
-}
-
-template <Dtype dtype>
-void pack_columns(const ConstMatrix& m, int64_t offset, int64_t first, int64_t n, int64_t head_dim,
-                  float* out) {
-  const char* rows = static_cast<const char*>(m.data) + first * m.stride + offset;
-  for (int64_t s = 0; s < n; s += kLanes, rows += kLanes * m.stride) {
-    for (int64_t e = 0; e < head_dim; e += kLanes) {
-      const int64_t width = imin(head_dim - e, kLanes);
-      Vf x[kLanes];
-      if (s + kLanes <= n && width == kLanes) {
-        TT_UNROLL
-        for (int j = 0; j < kLanes; ++j) x[j] = load_stored<dtype>(rows + j * m.stride, e, kLanes);
-      } else {
-        for (int j = 0; j < kLanes; ++j) {
-          x[j] = s + j < n ? load_stored<dtype>(rows + j * m.stride, e, width) : vzero();
-        }
-      }
-      vtranspose(x);
-      TT_UNROLL
-      for (int j = 0; j < kLanes; ++j) vstore(out + (e + j) * kFewKeys + s, x[j]);
-    }
-  }
-}
-
-// Rows [first, first + n) of one head, n <= kFewKeys, as columns; zeros up to whole vectors.
-void pack_head_columns(const AttentionJob& job, int64_t kv_head, int64_t first, int64_t n, float* out) {
-  const ConstMatrix& m = job.args->k;
-  const int64_t offset = kv_head * row_bytes(m.dtype, job.head_dim);
-  switch (m.dtype) {
-    case Dtype::kF16:
-      return pack_columns<Dtype::kF16>(m, offset, first, n, job.head_dim, out);
-    case Dtype::kBF16:
-      return pack_columns<Dtype::kBF16>(m, offset, first, n, job.head_dim, out);
-    case Dtype::kQ8_0:
-      return pack_columns<Dtype::kQ8_0>(m, offset, first, n, job.head_dim, out);
-    default:
-      return pack_columns<Dtype::kF32>(m, offset, first, n, job.head_dim, out);
-  }
-}
-
-// R queries against n keys.
-template <int R>
-void few_scores(const AttentionJob& job, const FewQueries& w, const float* q, int64_t n, float* scores) {
-  int64_t s = 0;
-  for (; s + 3 * kLanes <= round_up(n, kLanes); s += 3 * kLanes) {
-    attention_tile<R, 3, Start::kZero>(q, job.padded, 1, w.k + s, kFewKeys, job.head_dim, scores + s,
-                                       kFewKeys, nullptr);
-  }
-  for (; s < n; s += kLanes) {
-    attention_tile<R, 1, Start::kZero>(q, job.padded, 1, w.k + s, kFewKeys, job.head_dim, scores + s,
-                                       kFewKeys, nullptr);
-  }
-}
-
-// Adds R rows of probabilities times keys [from, to) of V.
-template <int R>
-void few_outputs(const AttentionJob& job, const FewQueries& w, const float* p, int64_t from, int64_t to,
-                 float* out) {
-  constexpr int V = R * 4 <= 2 * kTileRows ? 4 : 2;
-  const float* v = w.v + from * job.padded;
-  int64_t e = 0;
-  for (; e + V * kLanes <= job.padded; e += V * kLanes) {
-    attention_tile<R, V, Start::kKeep>(p + from, kFewKeys, 1, v + e, job.padded, to - from, out + e,
-                                       job.padded, nullptr);
-  }
-  for (; e < job.padded; e += kLanes) {
-    attention_tile<R, 1, Start::kKeep>(p + from, kFewKeys, 1, v + e, job.padded, to - from, out + e,
-                                       job.padded, nullptr);
-  }
-}
-
-// Scores of one query to probabilities over keys [from, to) of the block; earlier outputs follow the maximum.
-TT_INLINE void few_softmax(const AttentionJob& job, int64_t from, int64_t to, float* scores, float* max,
-                           float* sum, float* out) {
-  if (from >= to) return;
-  const Vf hidden = vset1(-INFINITY);
-  const Vf old_top = vset1(*max);
-  Vf top = old_top;
-  const int64_t start = from / kLanes * kLanes;
-  for (int64_t j = start; j < to; j += kLanes) {
-    Vf s = finish_score(vload(scores + j), job.cap);
-    if (j + kLanes > to) s = vselect(vfirst(to - j), s, hidden);
-    if (j < from) s = vselect(vfirst(from - j), hidden, s);
-    top = vmax(top, s);
-    vstore(scores + j, s);
-  }
-  *max = vreduce_max(top);
-  top = vset1(*max);
-  Vf total = vzero();
-  for (int64_t j = start; j < to; j += kLanes) {
-    const Vf p = vexp2(vsub(vload(scores + j), top));
-    total = vadd(total, p);
-    vstore(scores + j, p);
-  }
-  const Vf factor = vexp2(vsub(old_top, top));
-  *sum = vreduce_add(vselect(vfirst(1), vfma(vset1(*sum), factor, total), total));
-  for (int64_t e = 0; e < job.padded; e += kLanes) vstore(out + e, vmul(vload(out + e), factor));
-}
-
-// Asks for rows [first, first + n): memory is slower than this kernel, and hardware prefetchers neither see a
-// pattern in slices of rows nor cross a page.
-TT_INLINE void prefetch_rows(const ConstMatrix& m, int64_t first, int64_t n) {
-  const int64_t bytes = row_bytes(m.dtype, m.cols);
-  const char* row = static_cast<const char*>(m.data) + first * m.stride;
-  for (int64_t s = 0; s < n; ++s, row += m.stride) {
-    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i, 0, 2);
-  }
-}
-
-// One key/value head over keys [first, first + n), n <= kFewKeys.
-void few_step(const AttentionJob& job, const QueryBlock& b, const FewQueries& w, int64_t first, int64_t n) {
-  pack_head_columns(job, b.kv_head, first, n, w.k);
-  pack_head(job, job.args->v, b.kv_head, first, n, n, w.v);
-  const int64_t next =
-      imax(imin(b.end - first - n, kFewKeys), 0);  // each head fetches its share of the next block
-  const int64_t from_row = next * b.kv_head / job.args->n_kv_heads;
-  const int64_t n_rows = next * (b.kv_head + 1) / job.args->n_kv_heads - from_row;
-  prefetch_rows(job.args->k, first + n + from_row, n_rows);
-  prefetch_rows(job.args->v, first + n + from_row, n_rows);
-  const float* q = w.q + b.kv_head * kFewQueries * job.padded;
-  float* out = w.out + b.kv_head * kFewQueries * job.padded;
-  const int rows = b.n_queries > 2 ? 4 : static_cast<int>(b.n_queries);  // of a tile
-  for (int64_t i = 0; i < b.n_queries; i += rows) {
-    float* scores = w.scores + i * kFewKeys;
-    const float* some = q + i * job.padded;
-    if (rows == 4) {
-      few_scores<4>(job, w, some, n, scores);
-    } else if (rows == 2) {
-      few_scores<2>(job, w, some, n, scores);
-    } else {
-      few_scores<1>(job, w, some, n, scores);
-    }
-  }
-  int64_t from[kFewQueries];
-  int64_t to[kFewQueries];
-  bool same = true;  // queries that see the same keys share the loads of V
-  for (int64_t i = 0; i < b.n_queries; ++i) {
-    visible(job, b, i, first, n, &from[i], &to[i]);
-    same = same && from[i] == from[0] && to[i] == to[0];
-    const int64_t state = b.kv_head * kFewQueries + i;
-    few_softmax(job, from[i], to[i], w.scores + i * kFewKeys, w.max + state, w.sum + state,
-                out + i * job.padded);
-  }
-  const int step = same ? rows : 1;
-  for (int64_t i = 0; i < b.n_queries; i += step) {
-    const float* p = w.scores + i * kFewKeys;
-    float* some = out + i * job.padded;
-    if (step == 4) {
-      few_outputs<4>(job, w, p, from[i], to[i], some);
-    } else if (step == 2) {
-      few_outputs<2>(job, w, p, from[i], to[i], some);
-    } else {
-      few_outputs<1>(job, w, p, from[i], to[i], some);
-    }
-  }
-}
-
-void store_few_outputs(const AttentionJob& job, const QueryBlock& b, const FewQueries& w) {
-  for (int64_t i = 0; i < b.n_queries; ++i) {
-    const int64_t state = b.kv_head * kFewQueries + i;
-    float* out = output_row(job, b, i);
-    const Vf scale = job.partial != nullptr ? vset1(1.0f) : inverse_sum(vset1(w.sum[state]));
-    for (int64_t e = 0; e < job.head_dim; e += kLanes) {
-      vstore_n(out + e, vmul(vload(w.out + state * job.padded + e), scale), imin(job.head_dim - e, kLanes));
-    }
-    if (job.partial == nullptr) continue;
-    out[job.padded] = w.max[state];
-    out[job.padded + 1] = w.sum[state];
-  }
-}
-
-// All heads together: whole rows of K and V are read from memory, not slices of them.
-void attend_few_queries(const AttentionJob& job, QueryBlock& b, float* scratch) {
-  const FewQueries w = carve_few_queries(job, scratch);
-  const int64_t n_heads = job.args->n_kv_heads;
-  for (b.kv_head = 0; b.kv_head < n_heads; ++b.kv_head) {
-    for (int64_t i = 0; i < kFewQueries; ++i) {
-      const int64_t state = b.kv_head * kFewQueries + i;
-      w.max[state] = kLowest;
-      w.sum[state] = 0.0f;
-      const float* q = query_row(job, b, imin(i, b.n_queries - 1));
-      const Vf scale = vset1(i < b.n_queries ? job.q_scale : 0.0f);
-      for (int64_t e = 0; e < job.padded; e += kLanes) {
-        const int64_t n = i < b.n_queries ? imax(imin(job.head_dim - e, kLanes), 0) : 0;
-        vstore(w.q + state * job.padded + e, vmul(vload_n(q + e, n), scale));
-        vstore(w.out + state * job.padded + e, vzero());
-      }
-    }
-  }
-  for (int64_t first = b.begin; first < b.end; first += kFewKeys) {
-    const int64_t n = imin(kFewKeys, b.end - first);
-    for (b.kv_head = 0; b.kv_head < n_heads; ++b.kv_head) few_step(job, b, w, first, n);
-  }
-  for (b.kv_head = 0; b.kv_head < n_heads; ++b.kv_head) store_few_outputs(job, b, w);
-}
-
-// ---- planning and merging ----
+#include "kernels/cpu/simd/attention_few.inl.h"
+#include "kernels/cpu/simd/attention_many.inl.h"
 
 // The keys that rows [row0, row0 + rows) see lie in [*begin, *end), which is [INT64_MAX, 0) if there are
 // none.

@@ -12,4 +12,5 @@
 #include "kernels/cpu/simd/gather.inl.h"
 #include "kernels/cpu/simd/matmul.inl.h"
 #include "kernels/cpu/simd/attention.inl.h"
+#include "kernels/cpu/simd/prune.inl.h"
 // clang-format on

@@ -1,9 +1,10 @@
 // Few rows of x (decode steps): dot products straight from the stored blocks, at memory speed. Each group's
 // codes are multiplied with x unscaled, then the sum is scaled once; mins meet sums of x taken once per op.
 
-constexpr int kMaxCols = 4;       // rows of x that one pass over the weights serves
-constexpr int64_t kAhead = 4096;  // bytes: hardware prefetchers stop at the page's end
-constexpr int kRowsAtOnce = 32;   // outputs between two epilogues: their weights stay in L2 for the next pass
+constexpr int kMaxCols = 4;            // rows of x that one pass over the weights serves
+constexpr int64_t kAhead = 4096;       // bytes: hardware prefetchers stop at the page's end
+constexpr int64_t kFloatsInL1 = 8192;  // of x: 32 KiB
+constexpr int kRowsAtOnce = 32;  // outputs between two epilogues: their weights stay in L2 for the next pass
 
 struct GemvJob {
   const MatmulArgs* args;
@@ -12,16 +13,26 @@ struct GemvJob {
   int64_t x_stride;
   int64_t sum_stride;
   int64_t rows_per_task;
+  int group;  // elements per sum of x, 0 where w's type has no mins
 };
 
-// out[c] = w . x[col + c] for one row of w.
+// One call of a dot product: n elements of a row of w with those of some rows of x.
+struct Dot {
+  const void* w;
+  int64_t n;
+  const float* x;     // first element and first row
+  const float* sums;  // of its groups
+  int64_t x_stride;
+  int64_t sum_stride;
+  int64_t ahead;  // bytes from w to what will be read soon
+};
+
+// out[c] = w . x[c].
 template <class Q, int kCols>
-void dot_blocks(const GemvJob& job, const void* w, int64_t col, float* out) {
+void dot_blocks(const Dot& dot, float* out) {
   constexpr int kAcc = kCols == 1 ? 2 : 1;  // one column alone needs two chains to hide the latency of FMA
   constexpr int kGroups = kSuper / Q::kGroup;
   constexpr int kPerGroup = Q::kGroup / kLanes;
-  const float* x0 = job.x + col * job.x_stride;
-  const float* sums0 = Q::kHasMin ? job.sums + col * job.sum_stride : nullptr;
   Vf acc[kCols][kAcc];
   V8 mins[kCols];
   TT_UNROLL
@@ -29,11 +40,11 @@ void dot_blocks(const GemvJob& job, const void* w, int64_t col, float* out) {
     for (int i = 0; i < kAcc; ++i) acc[c][i] = vzero();
     mins[c] = v8_zero();
   }
-  for_each_super<Q>(w, job.args->w.cols, [&](const typename Q::Block* blocks, int64_t b) TT_LAMBDA_INLINE {
-    const float* x = x0 + b * kSuper;
+  for_each_super<Q>(dot.w, dot.n, [&](const typename Q::Block* blocks, int64_t b) TT_LAMBDA_INLINE {
+    const float* x = dot.x + b * kSuper;
     TT_UNROLL
     for (int64_t i = 0; i < kBlocks<Q> * static_cast<int64_t>(sizeof(typename Q::Block)); i += 64) {
-      prefetch(blocks, kAhead + i);
+      prefetch(blocks, dot.ahead + i);
     }
     Scales s;
     Q::scales(blocks, s);
@@ -47,18 +58,19 @@ void dot_blocks(const GemvJob& job, const void* w, int64_t col, float* out) {
         const Vf scale = vset1(s.scale[g]);
         TT_UNROLL
         for (int c = 0; c < kCols; ++c) {
-          const float* p = x + c * job.x_stride + g * Q::kGroup;
-          Vf dot = vmul(q.v[h * kPerGroup], vload(p));
+          const float* p = x + c * dot.x_stride + g * Q::kGroup;
+          Vf part_sum = vmul(q.v[h * kPerGroup], vload(p));
           TT_UNROLL
-          for (int j = 1; j < kPerGroup; ++j) dot = vfma(q.v[h * kPerGroup + j], vload(p + j * kLanes), dot);
-          acc[c][g % kAcc] = vfma(scale, dot, acc[c][g % kAcc]);
+          for (int j = 1; j < kPerGroup; ++j)
+            part_sum = vfma(q.v[h * kPerGroup + j], vload(p + j * kLanes), part_sum);
+          acc[c][g % kAcc] = vfma(scale, part_sum, acc[c][g % kAcc]);
         }
       }
     }
     if constexpr (Q::kHasMin) {
       TT_UNROLL
       for (int c = 0; c < kCols; ++c) {
-        const float* sums = sums0 + c * job.sum_stride + b * kGroups;
+        const float* sums = dot.sums + c * dot.sum_stride + b * kGroups;
         mins[c] = v8_fma(s.min[0], v8_load(sums), mins[c]);
         if constexpr (kGroups == 16) mins[c] = v8_fma(s.min[1], v8_load(sums + 8), mins[c]);
       }
@@ -72,11 +84,11 @@ void dot_blocks(const GemvJob& job, const void* w, int64_t col, float* out) {
 }
 
 template <class D, int kCols>
-void dot_dense(const GemvJob& job, const void* w, int64_t col, float* out) {
+void dot_dense(const Dot& dot, float* out) {
   constexpr int kAcc = kCols == 1 ? 4 : 2;
-  const auto* p = static_cast<const typename D::Element*>(w);
-  const int64_t n = job.args->w.cols;
-  const float* x = job.x + col * job.x_stride;
+  const auto* p = static_cast<const typename D::Element*>(dot.w);
+  const int64_t n = dot.n;
+  const float* x = dot.x;
   Vf acc[kCols][kAcc];
   TT_UNROLL
   for (int c = 0; c < kCols; ++c) {
@@ -84,19 +96,22 @@ void dot_dense(const GemvJob& job, const void* w, int64_t col, float* out) {
   }
   int64_t k = 0;
   for (; k + kAcc * kLanes <= n; k += kAcc * kLanes) {
-    prefetch(p + k, kAhead);
+    TT_UNROLL
+    for (int64_t i = 0; i < kAcc * kLanes * static_cast<int64_t>(sizeof(p[0])); i += 64) {
+      prefetch(p + k, dot.ahead + i);
+    }
     TT_UNROLL
     for (int i = 0; i < kAcc; ++i) {
       const Vf v = D::load(p + k + i * kLanes);
       TT_UNROLL
       for (int c = 0; c < kCols; ++c) {
-        acc[c][i] = vfma(v, vload(x + c * job.x_stride + k + i * kLanes), acc[c][i]);
+        acc[c][i] = vfma(v, vload(x + c * dot.x_stride + k + i * kLanes), acc[c][i]);
       }
     }
   }
   for (; k < n; k += kLanes) {
     const Vf v = n - k >= kLanes ? D::load(p + k) : D::load_n(p + k, n - k);
-    for (int c = 0; c < kCols; ++c) acc[c][0] = vfma(v, vload(x + c * job.x_stride + k), acc[c][0]);
+    for (int c = 0; c < kCols; ++c) acc[c][0] = vfma(v, vload(x + c * dot.x_stride + k), acc[c][0]);
   }
   for (int c = 0; c < kCols; ++c) {
     Vf v = acc[c][0];
@@ -105,11 +120,11 @@ void dot_dense(const GemvJob& job, const void* w, int64_t col, float* out) {
   }
 }
 
-using DotFn = void (*)(const GemvJob& job, const void* w, int64_t col, float* out);
+using DotFn = void (*)(const Dot& dot, float* out);
 
 struct GemvKernel {
   DotFn dot[kMaxCols];  // by number of columns - 1
-  int group;            // elements per sum of x, 0 where the type has no mins
+  int group;            // as in GemvJob
 };
 
 template <class Q>
@@ -134,10 +149,36 @@ const GemvKernel& gemv_kernel(Dtype dtype) {
   }
 }
 
+// sums[c][r] = w[n + r] . x[col + c], in pieces of the rows: the pieces of x stay in L1.
+void dot_rows(const GemvJob& job, int64_t n, int64_t rows, int64_t col, int64_t cols,
+              float (&sums)[kMaxCols][kRowsAtOnce]) {
+  const ConstMatrix& w = job.args->w;
+  const GemvKernel& kernel = gemv_kernel(w.dtype);
+  const int64_t pieces = ceil_div(imax(1, w.cols), kFloatsInL1 / cols);
+  const int64_t piece = round_up(ceil_div(imax(1, w.cols), pieces), kSuper);
+  const int64_t piece_bytes = row_bytes(w.dtype, kSuper) * (piece / kSuper);
+  for (int64_t k = 0; k == 0 || k < w.cols; k += piece) {
+    Dot dot;
+    dot.n = imin(piece, w.cols - k);
+    dot.x = job.x + col * job.x_stride + k;
+    dot.sums = job.group == 0 ? nullptr : job.sums + col * job.sum_stride + k / job.group;
+    dot.x_stride = job.x_stride;
+    dot.sum_stride = job.sum_stride;
+    dot.ahead = pieces == 1 ? kAhead : ceil_div(kAhead, piece_bytes) * w.stride;
+    for (int64_t r = 0; r < rows; ++r) {
+      // Without columns there may be no data: nothing is read, and no address is computed either.
+      dot.w = w.cols == 0 ? nullptr
+                          : static_cast<const char*>(w.data) + (n + r) * w.stride + k / piece * piece_bytes;
+      float dots[kMaxCols];
+      kernel.dot[cols - 1](dot, dots);
+      for (int64_t c = 0; c < cols; ++c) sums[c][r] = k == 0 ? dots[c] : sums[c][r] + dots[c];
+    }
+  }
+}
+
 void gemv_task(void* arg, int64_t task, int32_t) {
   const auto* job = static_cast<const GemvJob*>(arg);
   const MatmulArgs& a = *job->args;
-  const GemvKernel& kernel = gemv_kernel(a.w.dtype);
   const int64_t end = imin((task + 1) * job->rows_per_task, a.w.rows);
   const int64_t n_passes = ceil_div(a.x.rows, kMaxCols);
   for (int64_t n = task * job->rows_per_task; n < end; n += kRowsAtOnce) {
@@ -146,22 +187,20 @@ void gemv_task(void* arg, int64_t task, int32_t) {
       const int64_t col = a.x.rows * pass / n_passes;
       const int64_t cols = a.x.rows * (pass + 1) / n_passes - col;
       alignas(64) float sums[kMaxCols][kRowsAtOnce];
-      for (int64_t r = 0; r < rows; ++r) {
-        float dots[kMaxCols];
-        kernel.dot[cols - 1](*job, static_cast<const char*>(a.w.data) + (n + r) * a.w.stride, col, dots);
-        for (int64_t c = 0; c < cols; ++c) sums[c][r] = dots[c];
-      }
+      dot_rows(*job, n, rows, col, cols, sums);
       for (int64_t c = 0; c < cols; ++c) finish_row(a, col + c, n, sums[c], rows);
     }
   }
 }
 
 // Copies x to aligned, padded rows and sums its groups.
-void gemv_prepare(const MatmulArgs& a, int group, float* x, float* sums, const GemvJob& job) {
+void gemv_prepare(const GemvJob& job, float* x, float* sums) {
+  const MatmulArgs& a = *job.args;
+  const int group = job.group;
   const int64_t k = a.x.cols;
   for (int64_t t = 0; t < a.x.rows; ++t) {
     float* row = x + t * job.x_stride;
-    memcpy(row, f32_row(a.x, t), static_cast<size_t>(k) * sizeof(float));
+    if (k > 0) memcpy(row, f32_row(a.x, t), static_cast<size_t>(k) * sizeof(float));
     for (int64_t i = k; i < job.x_stride; ++i) row[i] = 0.0f;
     if (group == 0) continue;
     for (int64_t g = 0; g < job.sum_stride; ++g) {
@@ -176,13 +215,14 @@ Status gemv(const ExecContext& ctx, const MatmulArgs& a) {
   const int group = gemv_kernel(a.w.dtype).group;
   GemvJob job;
   job.args = &a;
+  job.group = group;
   job.x_stride = round_up(imax(a.x.cols, 1), kSuper);
   job.sum_stride = group == 0 ? 0 : job.x_stride / group;
   const int64_t floats = a.x.rows * (job.x_stride + job.sum_stride);
   auto* x = static_cast<float*>(get_scratch(ctx, static_cast<size_t>(floats) * sizeof(float)));
   if (x == nullptr) return Status::kOutOfMemory;
   float* sums = x + a.x.rows * job.x_stride;
-  gemv_prepare(a, group, x, sums, job);
+  gemv_prepare(job, x, sums);
   job.x = x;
   job.sums = sums;
   // Eight tasks a thread level out foreign load; below some 100k products a hand-out costs more than it

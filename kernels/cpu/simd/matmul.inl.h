@@ -24,7 +24,7 @@ void finish_row(const MatmulArgs& a, int64_t t, int64_t n, const float* sums, in
 #include "kernels/cpu/simd/gemv.inl.h"
 
 // Above this many rows of x, decoding the weights once into f32 panels beats reading them by dot products.
-constexpr int64_t kGemvRows = 8;
+constexpr int64_t kGemvRows = kLanes == 16 ? 9 : 12;
 
 Status matmul(const ExecContext& ctx, const MatmulArgs& a) {
   if (const Status s = check_matmul_args(a); s != Status::kOk) return s;

@@ -54,8 +54,8 @@ struct LayerNormArgs {
   float eps = 0.0f;
 };
 
-// out[t] = x[t] + y[t mod y.rows].      out, x: [T, D], out may be x, or y when Y = T; y: [Y, D], T a multiple
-// of Y.
+// out[t] = x[t] + y[t mod y.rows].      out, x: [T, D], out may be x, or y when Y = T; y: [Y, D];
+// T a multiple of Y.
 struct AddArgs {
   Matrix out;
   ConstMatrix x;
@@ -128,6 +128,65 @@ struct AttentionArgs {
   float softcap = 0.0f;
   const int32_t* begin = nullptr;
   const int32_t* end = nullptr;
+};
+
+// out[t] = x[t] / norms[t] with norms[t] = |x[t]|; a row of zeros stays zero. Finite for every finite row
+// whose norm is; a NaN or an infinity in a row, or a norm beyond f32, leaves norms[t] not finite. out: F32
+// [T, D]; x: F32 | F16 [T, D], out may be x; norms: [T] or null.
+struct UnitRowsArgs {
+  Matrix out;
+  ConstMatrix x;
+  float* norms = nullptr;
+};
+
+// out[b] = sum of weight[t] * x[t] over t in [begin[b], begin[b + 1]).
+// out: [B, D]; x: [T, D]; weight: [T] or null (ones); begin: [B + 1], 0 <= begin[b] <= begin[b + 1] <= T.
+struct SumRowsArgs {
+  Matrix out;
+  ConstMatrix x;
+  const float* weight = nullptr;
+  const int32_t* begin = nullptr;
+};
+
+// out[i][j] = out[j][i] = x[i] . x[j] for i in [first, last) and j >= i: calls whose ranges cover [0, T) fill
+// a matrix that is symmetric to the bit. What lies outside is left alone.      out: [T, T]; x: [T, D].
+struct GramArgs {
+  Matrix out;
+  ConstMatrix x;
+  int64_t first = 0;
+  int64_t last = 0;
+};
+
+enum class GreedyRule : int32_t {
+  kMaxSum,    // least sum of similarities to the picks
+  kMaxMin,    // least similarity to the nearest pick
+  kFacility,  // largest sum over j of max(0, similarity to j - similarity of j to its nearest pick)
+};
+
+// One set of n rows from which `count` are picked one after another; ties go to the lowest index.
+// The first pick is `first`, or, where that is negative, the row with the least `total` (kFacility: the
+// largest).
+struct GreedyProblem {
+  ConstMatrix gram;               // [S, n]; finite
+  const int32_t* slot = nullptr;  // [n]: which row of gram belongs to row i, -1: none yet; null: row i itself
+  const float* total = nullptr;   // [n]: sum over all j of similarity(i, j); null where first >= 0
+  Matrix state;                   // [kFacility ? 3 : 1, n]; kept by the caller between calls
+  int32_t count = 0;              // <= n
+  int32_t first = -1;
+  float stop_at = 3.4e38f;  // kMaxMin: stop when every row that is left has a pick at least this similar
+};
+
+// Goes on with every problem until its count, its stop_at, or a row of gram that is needed and missing.
+// out: I32 [B, C], row b: the picks of problem b in order, count <= C; scores: [B, C] or absent: the value by
+// which each was picked; problems: [B]; done: [B] picks so far, in and out, 0 at the start. Row 0 of state
+// then holds, for every row that is left, the sum of its similarities to the picks (kMaxSum) or that to the
+// nearest pick, and +infinity for picked rows (kFacility: the nearest for all); the other rows are private.
+struct GreedyPickArgs {
+  Matrix out;
+  Matrix scores;
+  const GreedyProblem* problems = nullptr;
+  int32_t* done = nullptr;
+  GreedyRule rule = GreedyRule::kMaxMin;
 };
 
 }  // namespace trimtok
