@@ -214,13 +214,17 @@ class Dpp(Greedy):
 
 
 def give_every_picture_a_row(picks: list[int], owner: Array, greedy: Greedy) -> list[int]:
-    """Stage 2.2, the floor. `picks` in the order in which they were made."""
+    """Stage 2.2, the floor. `picks` in the order in which they were made.
+
+    "Would pick next" is meant as things stood after the last pick, before any exchange.
+    """
+    made = list(picks)
     picks = list(picks)
     for k in sorted({int(p) for p in owner}):
         if any(owner[i] == k for i in picks):
             continue
-        own = [i for i in greedy.universe if owner[i] == k] or [i for i in range(len(owner)) if owner[i] == k]
-        chosen = greedy.choose(picks, own)
+        own = [i for i in greedy.universe if owner[i] == k]
+        chosen = greedy.choose(made, own)
         counts = {int(p): sum(int(owner[i]) == p for i in picks) for p in owner[picks]}
         latest = next(i for i in reversed(picks) if counts[int(owner[i])] > 1)
         picks.remove(latest)
@@ -264,19 +268,26 @@ def pareto(div: Array, align: Array, b: int, weight: float, owner: Array, clarit
 
     score = weight * unit(div) + (1 - weight) * unit(align)
     ranked = sorted(range(p), key=lambda i: (front[i], -round(score[i], 9), i))
-    survivors = ranked[:b]
     if b < p and front[ranked[b - 1]] == front[ranked[b]]:
         clarity.see(score[ranked[b - 1]] - score[ranked[b]])
-    for k in sorted({int(o) for o in owner}):
-        if any(owner[i] == k for i in survivors):
-            continue
-        chosen = next(i for i in ranked if owner[i] == k)
-        counts = {int(o): sum(int(owner[i]) == o for i in survivors) for o in owner[survivors]}
-        worst = next(i for i in reversed(survivors) if counts[int(owner[i])] > 1)
-        survivors = sorted([i for i in survivors if i != worst] + [chosen], key=ranked.index)
+    survivors = swap_in_missing(ranked, b, owner)
+    if set(survivors) != set(ranked[:b]):  # then the order inside a front counts, too
         for a, c in pairwise(ranked):
             if front[a] == front[c]:
                 clarity.see(score[a] - score[c])
+    return survivors
+
+
+def swap_in_missing(ranked: list[int], count: int, owner: Array) -> list[int]:
+    """Stage 2.5, the floor: the first `count`, but a picture without one gets its best-ranked row."""
+    survivors = ranked[:count]
+    for k in sorted({int(o) for o in owner}):
+        if any(owner[i] == k for i in survivors):
+            continue
+        best = next(i for i in ranked if owner[i] == k)
+        counts = {int(o): sum(int(owner[i]) == o for i in survivors) for o in owner[survivors]}
+        worst = max((i for i in survivors if counts[int(owner[i])] > 1), key=ranked.index)
+        survivors = [i for i in survivors if i != worst] + [best]
     return survivors
 
 
@@ -332,9 +343,9 @@ def select(
         raise ValueError("fewer rows than pictures")
     measures = [intra(x) for x in rows]
     out = Selection([], n, b, measures, inter(rows, d_inter))
-    everything = [np.arange(count) for count in m]
     if selector == "none" or b == n:
-        out.kept = everything
+        out.kept = [np.arange(count) for count in m]
+        out.budget = n
         return out
 
     starts = np.cumsum([0, *m])
@@ -397,11 +408,12 @@ def select(
     else:
         assert selector == "trimtokenator", selector
         near = agreement(x, text, "l2")
-        count = max(b, math.floor(0.8 * n))
         order = sorted(range(n), key=lambda i: (-near[i], i))
+        count = max(b, 4 * n // 5)
         if count < n:
             clarity.see(near[order[count - 1]] - near[order[count]], np.abs(near).max())
-        greedy = Greedy(g, "max_sum", sorted(order[:count]), clarity)
+        chosen = swap_in_missing(order, count, owner)
+        greedy = Greedy(g, "max_sum", sorted(chosen), clarity)
         picks = greedy.run(b)
     out.kept = per_picture(give_every_picture_a_row(picks, owner, greedy))
     return finish()

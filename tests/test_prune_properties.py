@@ -57,7 +57,7 @@ def test_counts_floors_and_order(rows: list[np.ndarray], keep: float, selector: 
     n, n_full = sum(map(len, rows)), sum(len(x) > 0 for x in rows)
     report = prune(rows, None, Pruning(keep=keep, selector=selector, stage1=stage1))
     budget = max(n_full, round(keep * n))
-    assert report.budget == budget
+    assert report.budget == (n if selector == "none" else budget)
     assert report.n_rows == [len(x) for x in rows]
     assert sum(len(kept) for kept in report.kept) == (n if selector == "none" else budget)
     for x, kept in zip(rows, report.kept, strict=True):
@@ -102,7 +102,7 @@ def test_keep_all(rows: list[np.ndarray], selector: str) -> None:
 
 
 @OPTIONS
-@given(pictures(), st.sampled_from(SELECTORS))
+@given(pictures(), st.sampled_from([name for name in SELECTORS if name != "none"]))
 def test_fewer_rows_than_pictures(rows: list[np.ndarray], selector: str) -> None:
     n_full = sum(len(x) > 0 for x in rows)
     assume(n_full > 1)

@@ -20,6 +20,7 @@ GENERATED = {"engine/text/unicode_tables.cc"}
 KERNEL_HEADERS = ["trimtok/"]
 CORE = [*KERNEL_HEADERS, "engine/core/"]
 FORMAT = [*CORE, "engine/gguf/"]
+PARTS = ["text", "vision", "language", "prune"]
 LAYERS: list[tuple[str, list[str]]] = [
     ("kernels/include/", KERNEL_HEADERS),
     ("kernels/cpu/", [*KERNEL_HEADERS, "kernels/cpu/"]),
@@ -30,7 +31,8 @@ LAYERS: list[tuple[str, list[str]]] = [
     ("engine/text/", [*FORMAT, "engine/text/"]),
     ("engine/vision/", [*FORMAT, "engine/vision/"]),
     ("engine/language/", [*FORMAT, "engine/language/"]),
-    ("engine/runtime/", [*FORMAT, "engine/text/", "engine/vision/", "engine/language/", "engine/runtime/"]),
+    ("engine/prune/", [*CORE, "engine/prune/"]),
+    ("engine/runtime/", [*FORMAT, *(f"engine/{part}/" for part in PARTS), "engine/runtime/"]),
     ("python/bindings/", [*KERNEL_HEADERS, "engine/", "python/bindings/"]),
 ]
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)

@@ -56,38 +56,37 @@ void validate(const GenerateOptions& options) {
 
 }  // namespace
 
-Generation::Generation(std::shared_ptr<Model> model, std::string prompt, std::vector<Image> images,
+Generation::Generation(std::shared_ptr<Model> model, const std::string& prompt, std::vector<Image> images,
                        GenerateOptions options)
     : model_(std::move(model)),
-      prompt_(std::move(prompt)),
       images_(std::move(images)),
       options_((validate(options), std::move(options))),
       sampler_(options_.sampling, model_->tokenizer().suppressed()),
       stream_(model_->tokenizer()) {
-  for (const Image& image : images_) check_image(image.view());
-  if (!images_.empty()) model_->require_tower();
-}
-
-SequencePlan Generation::plan() const {
-  std::vector<ImagePlan> plans;
-  for (const Image& image : images_) plans.push_back(model_->require_tower().plan(image.width, image.height));
-  const bool bidirectional = model_->tower() != nullptr && model_->tower()->info().bidirectional;
-  SequencePlan plan = plan_sequence(model_->tokenizer(), prompt_, plans, bidirectional);
-  if (plan.n_rows == 0) fail(ErrorCode::kInvalidArgument, "[prompt] is empty; give it text or an image");
-  if (plan.n_rows >= model_->n_ctx()) {
-    fail(ErrorCode::kContextOverflow,
-         "[prompt] takes %lld tokens (%lld of them visual) and leaves no room for an answer in the context "
-         "of %lld: "
-         "%lld too many; use fewer or smaller images, a shorter prompt or a larger n_ctx (trained: %d)",
-         static_cast<long long>(plan.n_rows), static_cast<long long>(plan.n_visual),
-         static_cast<long long>(model_->n_ctx()), static_cast<long long>(plan.n_rows - model_->n_ctx() + 1),
-         model_->decoder().info().n_ctx_train);
+  for (const Image& image : images_) {
+    check_image(image.view());
+    image_plans_.push_back(model_->require_tower().plan(image.width, image.height));
   }
-  return plan;
+  const bool bidirectional = model_->tower() != nullptr && model_->tower()->info().bidirectional;
+  plan_ = plan_sequence(model_->tokenizer(), prompt, image_plans_, bidirectional);
+  if (plan_.n_rows == 0) fail(ErrorCode::kInvalidArgument, "[prompt] is empty; give it text or an image");
+  if (plan_.n_visual == 0) options_.prune.reset();
+  if (!options_.prune) check_fits();
 }
 
-// Encodes every picture and copies its rows to their places in the sequence.
-void Generation::encode_images(const SequencePlan& plan, const Matrix& rows, const RunControl& control) {
+void Generation::check_fits() const {
+  if (plan_.n_rows < model_->n_ctx()) return;
+  fail(ErrorCode::kContextOverflow,
+       "[prompt] takes %lld tokens (%lld of them visual) and leaves no room for an answer in the context of "
+       "%lld: %lld too many; prune with fit=True, use fewer or smaller images, a shorter prompt or a larger "
+       "n_ctx (trained: %d)",
+       static_cast<long long>(plan_.n_rows), static_cast<long long>(plan_.n_visual),
+       static_cast<long long>(model_->n_ctx()), static_cast<long long>(plan_.n_rows - model_->n_ctx() + 1),
+       model_->decoder().info().n_ctx_train);
+}
+
+std::vector<EncodedImage> Generation::encode_images(const RunControl& control) {
+  std::vector<EncodedImage> encoded;
   const int64_t n_images = static_cast<int64_t>(images_.size());
   for (int64_t k = 0; k < n_images; ++k) {
     RunControl inner = control;
@@ -97,56 +96,68 @@ void Generation::encode_images(const SequencePlan& plan, const Matrix& rows, con
       };
     }
     const Stopwatch watch;
-    EncodedImage encoded;
-    {
-      std::lock_guard lock(model_->compute_mutex());
-      encoded = model_->tower()->encode(model_->backend(), images_[static_cast<size_t>(k)].view(), inner);
-    }
-    int64_t index = 0;
-    for (const Segment& segment : plan.segments) {
-      if (segment.image == k) {
-        for (int64_t i = 0; i < segment.n_rows; ++i) {
-          std::memcpy(static_cast<std::byte*>(rows.data) + (index + i) * rows.stride,
-                      static_cast<const std::byte*>(encoded.rows.data) +
-                          (segment.row_start + i) * encoded.rows.stride,
-                      static_cast<size_t>(rows.cols) * sizeof(float));
-        }
-      }
-      index += segment.size();
-    }
+    std::lock_guard lock(model_->compute_mutex());
+    encoded.push_back(
+        model_->tower()->encode(model_->backend(), images_[static_cast<size_t>(k)].view(), inner));
     timings_.encode.push_back(watch.seconds());
+  }
+  images_.clear();
+  return encoded;
+}
+
+// Puts embeddings of text and rows of pictures where the plan wants them.
+void Generation::fill_rows(const std::vector<EncodedImage>& encoded, const Matrix& rows) {
+  const size_t bytes = static_cast<size_t>(rows.cols) * sizeof(float);
+  int64_t index = 0;
+  for (const Segment& segment : plan_.segments) {
+    const Matrix out = row_range(rows, index, segment.size());
+    index += segment.size();
+    if (segment.image < 0) {
+      std::lock_guard lock(model_->compute_mutex());
+      model_->decoder().embed(model_->backend(), segment.ids, out);
+      for (const int32_t id : segment.ids) sampler_.accept(id);
+      continue;
+    }
+    const size_t k = static_cast<size_t>(segment.image);
+    const bool pooled = pruned_ && !pruned_->result.pooled.empty();
+    for (int64_t i = 0; i < segment.n_rows; ++i) {
+      const int64_t row = segment.row_start + i;
+      const void* from = static_cast<const std::byte*>(encoded[k].rows.data) + row * encoded[k].rows.stride;
+      if (pooled) {
+        const std::vector<int32_t>& kept = pruned_->result.report.kept[k];
+        const int64_t place = std::lower_bound(kept.begin(), kept.end(), row) - kept.begin();
+        from = pruned_->result.pooled[k].data() + place * rows.cols;
+      }
+      std::memcpy(static_cast<std::byte*>(out.data) + i * out.stride, from, bytes);
+    }
   }
 }
 
 void Generation::start(const RunControl& control) {
-  const SequencePlan plan = this->plan();
-  usage_.prompt_tokens = plan.n_rows;
-  usage_.visual_tokens = plan.n_visual;
-  position_ = plan.next_position;
   timings_.load = model_->load_seconds();
-
-  const DecoderInfo& info = model_->decoder().info();
-  const Buffer storage(static_cast<size_t>(plan.n_rows) * static_cast<size_t>(info.n_embd) * sizeof(float));
-  const Matrix rows = {storage.data(), Dtype::kF32, plan.n_rows, info.n_embd, info.n_embd * 4};
-  encode_images(plan, rows, control);
-  images_.clear();
+  const std::vector<EncodedImage> encoded = encode_images(control);
+  if (options_.prune) {
+    const Stopwatch watch;
+    pruned_ =
+        prune_sequence(*model_, plan_, image_plans_, encoded, *options_.prune, options_.max_tokens, control);
+    plan_ = pruned_->plan;
+    timings_.prune = watch.seconds();
+    check_fits();
+  }
+  usage_.prompt_tokens = plan_.n_rows;
+  usage_.visual_tokens = plan_.n_visual;
+  position_ = plan_.next_position;
 
   const Stopwatch watch;
-  int64_t index = 0;
-  for (const Segment& segment : plan.segments) {
-    if (segment.image < 0) {
-      const Matrix out = row_range(rows, index, segment.size());
-      std::lock_guard lock(model_->compute_mutex());
-      model_->decoder().embed(model_->backend(), segment.ids, out);
-      for (const int32_t id : segment.ids) sampler_.accept(id);
-    }
-    index += segment.size();
-  }
+  const DecoderInfo& info = model_->decoder().info();
+  const Buffer storage(static_cast<size_t>(plan_.n_rows) * static_cast<size_t>(info.n_embd) * sizeof(float));
+  const Matrix rows = {storage.data(), Dtype::kF32, plan_.n_rows, info.n_embd, info.n_embd * 4};
+  fill_rows(encoded, rows);
   sequence_ = std::make_unique<Sequence>(model_);
-  sequence_->reserve(plan.n_rows + std::min(options_.max_tokens, kAnswerRows));
+  sequence_->reserve(plan_.n_rows + std::min(options_.max_tokens, kAnswerRows));
   kv_bytes_ = sequence_->kv_bytes();
   logits_.resize(static_cast<size_t>(info.n_vocab));
-  sequence_->prefill({rows, plan.positions, plan.visible_end}, options_.chunk,
+  sequence_->prefill({rows, plan_.positions, plan_.visible_end}, options_.chunk,
                      {logits_.data(), Dtype::kF32, 1, info.n_vocab, info.n_vocab * 4}, control);
   timings_.prefill = watch.seconds();
 }

@@ -10,6 +10,7 @@
 
 #include "engine/runtime/model.h"
 #include "engine/runtime/prompt.h"
+#include "engine/runtime/pruning.h"
 #include "engine/runtime/sequence.h"
 #include "engine/text/sampler.h"
 
@@ -19,7 +20,8 @@ struct GenerateOptions {
   SamplingOptions sampling;
   int64_t max_tokens = 256;
   std::vector<std::string> stop;
-  int64_t chunk = 512;  // rows per prefill batch
+  int64_t chunk = 512;                // rows per prefill batch
+  std::optional<PruneRequest> prune;  // none: every row stays
 };
 
 struct Usage {
@@ -31,6 +33,7 @@ struct Usage {
 struct Timings {  // seconds
   double load = 0;
   std::vector<double> encode;  // per picture
+  double prune = 0;
   double prefill = 0;
   double decode = 0;
 };
@@ -39,7 +42,7 @@ struct Timings {  // seconds
 // caller may stop at any time.
 class Generation {
  public:
-  Generation(std::shared_ptr<Model> model, std::string prompt, std::vector<Image> images,
+  Generation(std::shared_ptr<Model> model, const std::string& prompt, std::vector<Image> images,
              GenerateOptions options);
 
   // The next piece of text (whole UTF-8 characters, never part of a stop string); nullopt at the end.
@@ -53,19 +56,25 @@ class Generation {
   const Usage& usage() const { return usage_; }
   const Timings& timings() const { return timings_; }
   size_t kv_bytes() const { return kv_bytes_; }
+  // Null when pruning was not asked for, there are no pictures, or prefill has not begun.
+  const PrunedSequence* pruned() const { return pruned_ ? &*pruned_ : nullptr; }
+  const std::vector<ImagePlan>& image_plans() const { return image_plans_; }
 
  private:
-  SequencePlan plan() const;
+  void check_fits() const;
   void start(const RunControl& control);
-  void encode_images(const SequencePlan& plan, const Matrix& rows, const RunControl& control);
+  std::vector<EncodedImage> encode_images(const RunControl& control);
+  void fill_rows(const std::vector<EncodedImage>& encoded, const Matrix& rows);
   std::string step(const RunControl& control);
   std::string release(size_t n);
   std::string finish(const char* reason);
   void close();
 
   std::shared_ptr<Model> model_;
-  std::string prompt_;
   std::vector<Image> images_;
+  std::vector<ImagePlan> image_plans_;
+  SequencePlan plan_;  // of the whole prompt, after pruning of what is left
+  std::optional<PrunedSequence> pruned_;
   GenerateOptions options_;
   Sampler sampler_;
   StreamDecoder stream_;

@@ -280,6 +280,8 @@ LlavaTower::Layout LlavaTower::lay_out(int32_t width, int32_t height) const {
   ImagePlan& plan = layout.plan;
   plan.view_width = plan.view_height = config_.image_size;
   plan.n_views = 1;
+  plan.grid_width = config_.grid;
+  plan.grid_height = config_.grid;
   // The first view shows the whole picture: stretched, or (1.5) centred on a square.
   const double patch = config_.patch_size, size = config_.image_size;
   const int32_t side = std::max(width, height);

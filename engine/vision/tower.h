@@ -32,7 +32,7 @@ struct ImagePlan {
   int32_t n_views = 0;     // pictures (overview, tiles) that go through the tower
   int32_t view_width = 0;  // pixels of each view
   int32_t view_height = 0;
-  int32_t grid_width = 0;  // rows form this grid for M-RoPE positions; 0: positions are sequential
+  int32_t grid_width = 0;  // the first rows are the cells of this grid in raster order; 0: no grid
   int32_t grid_height = 0;
   std::vector<PromptPart> parts;
   std::vector<RowBox> boxes;  // [n_rows]

@@ -10,6 +10,7 @@
 #include "engine/runtime/sequence.h"
 #include "python/bindings/convert.h"
 #include "python/bindings/module.h"
+#include "python/bindings/prune_report.h"
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -199,6 +200,32 @@ py::array_t<float> row_logits(const ModelPtr& model, const F32Array& rows, const
   return out;
 }
 
+PositionChoice position_choice(const std::string& name) {
+  if (name == "auto") return PositionChoice::kAuto;
+  if (name == "original") return PositionChoice::kOriginal;
+  if (name == "compact") return PositionChoice::kCompact;
+  fail(ErrorCode::kInvalidArgument, "[positions] is \"%.32s\", must be auto, original or compact",
+       name.c_str());
+}
+
+// The settings of _core.prune and, beside them, what needs a model: fit, kv_memory_mb, positions, text.
+PruneRequest prune_request(const py::dict& given) {
+  py::dict options = given.attr("copy")();
+  const auto take = [&](const char* key, const py::object& fallback) {
+    return py::object(options.attr("pop")(key, fallback));
+  };
+  PruneRequest request;
+  request.positions = position_choice(py::cast<std::string>(take("positions", py::str("auto"))));
+  request.text = py::cast<std::string>(take("text", py::str("")));
+  const py::object limit = take("kv_memory_mb", py::none());
+  if (!limit.is_none()) request.kv_memory_bytes = py::cast<int64_t>(limit) << 20;
+  const bool fit = py::cast<bool>(take("fit", py::bool_(false)));
+  if (fit) options["max_tokens"] = 1;  // the runtime knows the number once the prompt is planned
+  request.options = prune_options(options);
+  if (fit) request.options.budget = BudgetKind::kFit;
+  return request;
+}
+
 // A Generation with the progress function that it reports to.
 struct PyGeneration {
   std::unique_ptr<Generation> generation;
@@ -210,6 +237,7 @@ std::unique_ptr<PyGeneration> start_generation(const ModelPtr& model, const std:
                                                float temperature, int32_t top_k, float top_p, float min_p,
                                                float repeat_penalty, uint64_t seed,
                                                std::vector<std::string> stop, int64_t chunk,
+                                               const std::optional<py::dict>& pruning,
                                                std::optional<py::function> progress) {
   std::vector<Image> images;
   for (const py::array& array : arrays) {
@@ -222,6 +250,7 @@ std::unique_ptr<PyGeneration> start_generation(const ModelPtr& model, const std:
   options.max_tokens = max_tokens;
   options.stop = std::move(stop);
   options.chunk = chunk;
+  if (pruning) options.prune = prune_request(*pruning);
   auto out = std::make_unique<PyGeneration>();
   out->generation = std::make_unique<Generation>(model, prompt, std::move(images), std::move(options));
   out->progress = std::move(progress);
@@ -234,6 +263,16 @@ std::optional<std::string> next_piece(PyGeneration& self) {
   return self.generation->next(control);
 }
 
+py::object pruning_result(const Generation& g) {
+  if (g.pruned() == nullptr) return py::none();
+  py::dict out = to_dict(g.pruned()->result);
+  out["positions"] = g.pruned()->positions == PositionPolicy::kOriginal ? "original" : "compact";
+  py::list boxes;
+  for (const ImagePlan& plan : g.image_plans()) boxes.append(to_dict(plan)["boxes"]);
+  out["boxes"] = boxes;
+  return out;
+}
+
 py::dict generation_result(const PyGeneration& self) {
   const Generation& g = *self.generation;
   const Usage& usage = g.usage();
@@ -242,9 +281,9 @@ py::dict generation_result(const PyGeneration& self) {
       "text"_a = g.text(), "token_ids"_a = g.token_ids(), "finish_reason"_a = g.finish_reason(),
       "usage"_a = py::dict("prompt_tokens"_a = usage.prompt_tokens, "visual_tokens"_a = usage.visual_tokens,
                            "completion_tokens"_a = usage.completion_tokens),
-      "timings"_a = py::dict("load"_a = timings.load, "encode"_a = timings.encode,
+      "timings"_a = py::dict("load"_a = timings.load, "encode"_a = timings.encode, "prune"_a = timings.prune,
                              "prefill"_a = timings.prefill, "decode"_a = timings.decode),
-      "kv_bytes"_a = g.kv_bytes());
+      "pruning"_a = pruning_result(g), "kv_bytes"_a = g.kv_bytes());
 }
 
 }  // namespace
@@ -294,7 +333,7 @@ void bind_model(py::module_& m) {
       .def("logits", &row_logits, "rows"_a, "positions"_a, "n_last"_a = 1, "chunk"_a = 512)
       .def("generate", &start_generation, "prompt"_a, "images"_a, py::kw_only(), "max_tokens"_a,
            "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "repeat_penalty"_a, "seed"_a, "stop"_a,
-           "chunk"_a = 512, "progress"_a = py::none());
+           "chunk"_a = 512, "pruning"_a = py::none(), "progress"_a = py::none());
 }
 
 }  // namespace trimtok::python

@@ -55,5 +55,6 @@ PYBIND11_MODULE(_core, m) {
   trimtok::python::bind_text(m);
   trimtok::python::bind_vision(m);
   trimtok::python::bind_ops(m);
+  trimtok::python::bind_prune(m);
   trimtok::python::bind_model(m);
 }

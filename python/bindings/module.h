@@ -8,6 +8,7 @@ namespace trimtok::python {
 void bind_gguf(pybind11::module_& m);
 void bind_model(pybind11::module_& m);
 void bind_ops(pybind11::module_& m);
+void bind_prune(pybind11::module_& m);
 void bind_text(pybind11::module_& m);
 void bind_vision(pybind11::module_& m);
 

@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Any, Literal, TypedDict, overload
 
 from . import _core
-from .errors import ContextOverflowError
 from .images import ImageSource, as_sources, load_image
 from .prompt import ChatFormat, Message, clean, parse_messages, place_images, raw_prompt
 from .result import Result, TokenCount
@@ -382,14 +381,6 @@ class Stream(Iterator[str]):
         self._enter()
         try:
             arrays = [load_image(source, index) for index, source in enumerate(sources)]
-            plan = model._core.plan(prompt, [(array.shape[1], array.shape[0]) for array in arrays])
-            n_ctx = model._info["n_ctx"]
-            if plan["n_rows"] >= n_ctx:
-                raise ContextOverflowError(
-                    f"[prompt] takes {plan['n_rows']} tokens ({plan['n_visual']} of them visual), the "
-                    f"context has {n_ctx} and the answer needs one; use fewer or smaller images, a shorter "
-                    "prompt or a larger n_ctx"
-                )
             self._generation = model._core.generate(prompt, arrays, **options, progress=progress)
             if self._cancelled:  # by another thread while the images were read
                 self._generation.cancel()

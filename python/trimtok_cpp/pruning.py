@@ -160,10 +160,11 @@ class Pruning:
 class PruneReport:
     """What was selected, and on what grounds; lists run over the pictures.
 
-    kept: ascending int32 indices of the rows that stayed. n_rows: rows before. budgets: stage-1 budgets.
-    d_intra: diversity inside each picture. d_inter: variation between pictures. alpha, stage1_budget (B_1):
-    split of the budget between the stages. n_total, budget (B): rows of all pictures, and how many of them
-    may stay. pool_size: candidates of stage 2. selector, settings: what ran. seconds: wall-clock time of each
+    kept: ascending int32 indices of the rows that stayed. n_rows: rows before. budgets: b_k, of stage 1 where
+    there are two. d_intra: diversity inside each picture, empty when nothing was measured. d_inter: variation
+    between pictures. alpha, stage1_budget (B_1): split of the budget between the stages. pool_size:
+    candidates of stage 2. (None where the selector has no such thing.) n_total, budget (B): rows of all
+    pictures, and how many of them may stay. selector, settings: what ran. seconds: wall-clock time of each
     stage. reason: why no pruning ran, None where it did. positions: "original" or "compact" where a model
     read the rows. pooled: the rows that replace the kept ones (selector "grid_pool" only), float32 [b_k, d].
     boxes: place of every row in its picture, float32 [m_k, 4], pixels x0, y0, x1, y1; x1 <= x0 is no place.
@@ -177,8 +178,8 @@ class PruneReport:
     alpha: float | None
     n_total: int
     budget: int
-    stage1_budget: int
-    pool_size: int
+    stage1_budget: int | None
+    pool_size: int | None
     selector: str
     settings: dict[str, Any]
     seconds: dict[str, float]
@@ -217,10 +218,22 @@ class PruneReport:
         """Number of rows that stayed, of all pictures."""
         return sum(len(kept) for kept in self.kept)
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain lists and numbers, for JSON; without the pictures and without `pooled`."""
+        names = (
+            *("n_rows", "budgets", "d_intra", "d_inter", "alpha", "n_total", "budget", "stage1_budget"),
+            *("pool_size", "selector", "settings", "seconds", "reason", "positions"),
+        )
+        out: dict[str, Any] = {"kept": [kept.tolist() for kept in self.kept]}
+        out |= {name: getattr(self, name) for name in names}
+        out["boxes"] = None if self.boxes is None else [boxes.tolist() for boxes in self.boxes]
+        return out
+
     def summary(self) -> str:
         """A table: tokens, stage-1 budget, kept tokens and D_intra of each picture; measures and times."""
         lines = [f"{'picture':>7}{'tokens':>9}{'budget':>9}{'kept':>9}{'kept %':>9}{'D_intra':>9}"]
-        rows = zip(self.n_rows, self.budgets, self.kept, self.d_intra, strict=True)
+        d_intras = self.d_intra or [None] * len(self.n_rows)  # nothing is measured where nothing ran
+        rows = zip(self.n_rows, self.budgets, self.kept, d_intras, strict=True)
         for index, (n_rows, budget, kept, d_intra) in enumerate(rows):
             share = _share(len(kept), n_rows)
             lines.append(f"{index:>7}{n_rows:>9}{budget:>9}{len(kept):>9}{share:>9}{_decimal(d_intra):>9}")
@@ -228,7 +241,7 @@ class PruneReport:
         lines.append(f"{'all':>7}{self.n_total:>9}{sum(self.budgets):>9}{self.n_kept:>9}{share:>9}")
         lines.append(
             f"D_inter {_decimal(self.d_inter)}, alpha {_decimal(self.alpha)}, budget B {self.budget}, "
-            f"stage-1 budget B_1 {self.stage1_budget}, pool {self.pool_size}"
+            f"stage-1 budget B_1 {_whole(self.stage1_budget)}, pool {_whole(self.pool_size)}"
         )
         settings = ", ".join(f"{key} {value}" for key, value in self.settings.items() if key != "selector")
         lines.append(f"selector {self.selector}" + (f" ({settings})" if settings else ""))
@@ -289,7 +302,7 @@ def prune(
     rows_per_image: one float32 or float16 array [m_k, d] per picture; m_k may be 0.
     text_rows: [M, d] of the same kinds, the words that the rows are to agree with; None is no text.
     pruning: a Pruning, or a number that stands for Pruning(keep=...). fit=True needs a model.
-    grids: (height, width) in cells of each picture, for selector "grid_pool".
+    grids: (height, width) in cells of each picture, for selector "grid_pool"; rows behind the grid stay.
     n_threads: None is every CPU that this process may use.
 
     Raises TypeError for what is no array, ValueError for wrong shapes, types, NaN and infinite values (naming
@@ -337,7 +350,7 @@ def _rows(name: str, array: NDArray[Any]) -> NDArray[Any]:
         raise ValueError(
             f"[{name}] is of {array.dtype}, must be float32 or float16; convert it with .astype(np.float32)"
         )
-    return np.ascontiguousarray(array)
+    return array
 
 
 def _grids(grids: Sequence[tuple[int, int]], rows: Sequence[NDArray[Any]]) -> list[tuple[int, int]]:
@@ -345,9 +358,9 @@ def _grids(grids: Sequence[tuple[int, int]], rows: Sequence[NDArray[Any]]) -> li
         raise ValueError(f"[grids] has {len(grids)} entries, must be {len(rows)}, one per picture")
     checked = [(operator.index(height), operator.index(width)) for height, width in grids]
     for k, ((height, width), array) in enumerate(zip(checked, rows, strict=True)):
-        if height < 0 or width < 0 or height * width != len(array):
+        if height < 0 or width < 0 or height * width > len(array):
             raise ValueError(
-                f"[grids[{k}]] is {height} x {width} cells, must hold the {len(array)} rows of its picture"
+                f"[grids[{k}]] is {height} x {width} cells, the picture has only {len(array)} rows"
             )
     return checked
 
@@ -361,6 +374,10 @@ def _threads(n_threads: int) -> int:
 
 def _share(count: int, total: int) -> str:
     return f"{100 * count / total:.1f}" if total else "-"
+
+
+def _whole(value: int | None) -> str:
+    return "-" if value is None else str(value)
 
 
 def _decimal(value: float | None) -> str:

@@ -15,7 +15,9 @@ namespace {
 constexpr size_t kGuardBytes = 256;
 
 int64_t alignment_of(Dtype dtype) {
-  return dtype == Dtype::kF32 || dtype == Dtype::kI32 ? 4 : dtype == Dtype::kF16 || dtype == Dtype::kBF16 ? 2 : 1;
+  return dtype == Dtype::kF32 || dtype == Dtype::kI32    ? 4
+         : dtype == Dtype::kF16 || dtype == Dtype::kBF16 ? 2
+                                                         : 1;
 }
 
 // Mostly what quantisers write; sometimes zero, negative, or a subnormal of f16.

@@ -309,7 +309,7 @@ void check_gram(Suite& s) {
       const Tensor x = random_tensor(s, shape.rows, shape.cols);
       std::vector<double> norms;
       for (int64_t r = 0; r < shape.rows; ++r) norms.push_back(row_norm(x, r));
-      const double growth = 1.0 + std::sqrt(static_cast<double>(shape.cols)) / 8.0;
+      const double growth = 1.0 + std::sqrt(static_cast<double>(shape.cols)) / 4.0;
       const Tensor out = zeros(s, shape.rows, shape.rows);
       s.compare<GramArgs>(
           &KernelTable::gram, out,

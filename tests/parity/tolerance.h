@@ -46,7 +46,7 @@ inline double tolerance(Op op) {
     // Of sum |w x|: groups of rows are summed apart.
     case Op::k_sum_rows:
       return 3e-7;
-    // Of |x||y| (1 + sqrt(D) / 8): a diagonal element is a sum of one sign.
+    // Of |x||y| (1 + sqrt(D) / 4): a diagonal element is a sum of one sign.
     case Op::k_gram:
       return 2.4e-7;
     // Of the sum of the magnitudes that a score is made of. Picks are exact.

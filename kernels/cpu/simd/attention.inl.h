@@ -4,7 +4,8 @@
 // of keys is widened to f32 once for all of them. Two kernels share packing, planning and merging:
 //   many queries  lanes are queries: scores, maxima and outputs are kept transposed, so K and V are used as
 //                 they lie, softmax needs no horizontal step and any head_dim and number of keys will do;
-//   few queries   (decode) lanes are elements of the head: one pass over K and V at memory speed.
+//   few queries   (decode) lanes are keys, then elements of the head: one pass over K and V, all heads of a
+//                 block of keys together so that memory is read in order.
 // Where query blocks are too few to fill a machine, the keys are split as well. Every split depends on the
 // shape alone and partial results are merged in order: the result is the same for any number of threads.
 
@@ -192,8 +193,7 @@ TT_INLINE Vf inverse_sum(Vf sum) {
 #include "kernels/cpu/simd/attention_few.inl.h"
 #include "kernels/cpu/simd/attention_many.inl.h"
 
-// The keys that rows [row0, row0 + rows) see lie in [*begin, *end), which is [INT64_MAX, 0) if there are
-// none.
+// The keys that rows [row0, row0 + rows) see lie in [*begin, *end).
 void seen_keys(const AttentionArgs& a, int64_t row0, int64_t rows, int64_t* begin, int64_t* end) {
   *begin = INT64_MAX;
   *end = 0;
@@ -202,6 +202,7 @@ void seen_keys(const AttentionArgs& a, int64_t row0, int64_t rows, int64_t* begi
     *begin = imin(*begin, a.begin[t]);
     *end = imax(*end, a.end[t]);
   }
+  *begin = imin(*begin, *end);
 }
 
 void attention_task(void* arg, int64_t i, int32_t thread) {
@@ -291,7 +292,7 @@ AttentionJob plan_attention(const AttentionArgs& a) {
   job.partial = nullptr;
   job.scratch = nullptr;
   const int64_t max_queries = (job.block_rows + rest) * job.group;
-  const int64_t floats = job.few ? few_queries_floats(a.n_kv_heads, job.padded)
+  const int64_t floats = job.few ? few_queries_floats(a.n_kv_heads, max_queries, job.padded)
                                  : many_queries_floats(max_queries, job.padded, job.block_keys);
   job.thread_floats = round_up(floats, 16);
   return job;

@@ -2,27 +2,30 @@
 
 // Scratch of one task: every head of every row, keys by the block. Rows of queries beyond the last are zero.
 struct FewQueries {
-  float* q;       // [G, kFewQueries, padded]
+  float* q;       // [G, rows, padded], rows: few_rows()
   float* out;     // same; not yet divided by sum
-  float* max;     // [G, kFewQueries]
+  float* max;     // [G, rows]
   float* sum;     // same
   float* scores;  // [kFewQueries, kFewKeys]
   float* k;       // [padded, kFewKeys]: transposed
-  float* v;       // [kFewKeys, padded]
 };
 
-int64_t few_queries_floats(int64_t n_kv_heads, int64_t padded) {
-  return n_kv_heads * kFewQueries * (2 * padded + 2) + kFewKeys * (kFewQueries + 2 * padded);
+// Queries of a head up to whole tiles.
+TT_INLINE int64_t few_rows(int64_t n_queries) {
+  return n_queries <= 2 ? n_queries : n_queries <= 4 ? 4 : 8;
 }
 
-FewQueries carve_few_queries(const AttentionJob& job, float* scratch) {
-  const int64_t queries = job.args->n_kv_heads * kFewQueries;
+int64_t few_queries_floats(int64_t n_kv_heads, int64_t n_queries, int64_t padded) {
+  return n_kv_heads * few_rows(n_queries) * (2 * padded + 2) + kFewKeys * (kFewQueries + padded);
+}
+
+FewQueries carve_few_queries(const AttentionJob& job, const QueryBlock& b, float* scratch) {
+  const int64_t queries = job.args->n_kv_heads * few_rows(b.n_queries);
   FewQueries w;
   w.q = scratch;
   w.out = w.q + queries * job.padded;
   w.k = w.out + queries * job.padded;
-  w.v = w.k + kFewKeys * job.padded;
-  w.scores = w.v + kFewKeys * job.padded;
+  w.scores = w.k + kFewKeys * job.padded;
   w.max = w.scores + kFewKeys * kFewQueries;
   w.sum = w.max + queries;
   return w;
@@ -83,20 +86,67 @@ void few_scores(const AttentionJob& job, const FewQueries& w, const float* q, in
   }
 }
 
-// Adds R rows of probabilities times keys [from, to) of V.
-template <int R>
-void few_outputs(const AttentionJob& job, const FewQueries& w, const float* p, int64_t from, int64_t to,
+// Adds R rows of probabilities times keys [from, to) of V, elements [e, e + V vectors) of the head; `width`
+// is kLanes, or less for the tail, where V is 1.
+template <Dtype dtype, int R, int V>
+TT_INLINE void few_outputs_tile(const ConstMatrix& m, const char* rows, int64_t n, int64_t e, int64_t width,
+                                const float* p, float* out, int64_t out_row) {
+  Vf acc[R][V];
+  TT_UNROLL
+  for (int r = 0; r < R; ++r) {
+    TT_UNROLL
+    for (int v = 0; v < V; ++v) acc[r][v] = vload(out + r * out_row + e + v * kLanes);
+  }
+  const int64_t block_bytes = row_bytes(dtype, 32);
+  const int64_t ahead = kFewKeys * m.stride + block_bytes * e / 32;
+  for (int64_t s = 0; s < n; ++s, rows += m.stride) {
+    prefetch_slice(rows, ahead, V * kLanes * block_bytes / 32);
+    Vf x[V];
+    TT_UNROLL
+    for (int v = 0; v < V; ++v) x[v] = load_stored<dtype>(rows, e + v * kLanes, width);
+    TT_UNROLL
+    for (int r = 0; r < R; ++r) {
+      const Vf y = vset1(p[r * kFewKeys + s]);
+      TT_UNROLL
+      for (int v = 0; v < V; ++v) acc[r][v] = vfma(y, x[v], acc[r][v]);
+    }
+  }
+  TT_UNROLL
+  for (int r = 0; r < R; ++r) {
+    TT_UNROLL
+    for (int v = 0; v < V; ++v) vstore(out + r * out_row + e + v * kLanes, acc[r][v]);
+  }
+}
+
+template <Dtype dtype, int R>
+void few_outputs(const AttentionJob& job, int64_t kv_head, int64_t first, int64_t n, const float* p,
                  float* out) {
   constexpr int V = R * 4 <= 2 * kTileRows ? 4 : 2;
-  const float* v = w.v + from * job.padded;
+  const ConstMatrix& m = job.args->v;
+  const char* rows =
+      static_cast<const char*>(m.data) + first * m.stride + kv_head * row_bytes(dtype, job.head_dim);
   int64_t e = 0;
-  for (; e + V * kLanes <= job.padded; e += V * kLanes) {
-    attention_tile<R, V, Start::kKeep>(p + from, kFewKeys, 1, v + e, job.padded, to - from, out + e,
-                                       job.padded, nullptr);
+  for (; e + V * kLanes <= job.head_dim; e += V * kLanes) {
+    few_outputs_tile<dtype, R, V>(m, rows, n, e, kLanes, p, out, job.padded);
   }
-  for (; e < job.padded; e += kLanes) {
-    attention_tile<R, 1, Start::kKeep>(p + from, kFewKeys, 1, v + e, job.padded, to - from, out + e,
-                                       job.padded, nullptr);
+  for (; e + kLanes <= job.head_dim; e += kLanes) {
+    few_outputs_tile<dtype, R, 1>(m, rows, n, e, kLanes, p, out, job.padded);
+  }
+  if (e < job.head_dim) few_outputs_tile<dtype, R, 1>(m, rows, n, e, job.head_dim - e, p, out, job.padded);
+}
+
+template <int R>
+void few_outputs(const AttentionJob& job, int64_t kv_head, int64_t first, int64_t n, const float* p,
+                 float* out) {
+  switch (job.args->v.dtype) {
+    case Dtype::kF16:
+      return few_outputs<Dtype::kF16, R>(job, kv_head, first, n, p, out);
+    case Dtype::kBF16:
+      return few_outputs<Dtype::kBF16, R>(job, kv_head, first, n, p, out);
+    case Dtype::kQ8_0:
+      return few_outputs<Dtype::kQ8_0, R>(job, kv_head, first, n, p, out);
+    default:
+      return few_outputs<Dtype::kF32, R>(job, kv_head, first, n, p, out);
   }
 }
 
@@ -128,23 +178,14 @@ TT_INLINE void few_softmax(const AttentionJob& job, int64_t from, int64_t to, fl
   for (int64_t e = 0; e < job.padded; e += kLanes) vstore(out + e, vmul(vload(out + e), factor));
 }
 
-// One key/value head over keys [first, first + n), n <= kFewKeys.
+// One key/value head over keys [first, first + n), n <= kFewKeys; R queries at a time.
+template <int R>
 void few_step(const AttentionJob& job, const QueryBlock& b, const FewQueries& w, int64_t first, int64_t n) {
-  pack_head_columns(job, b.kv_head, first, n, w.k);
-  pack_head(job, job.args->v, b.kv_head, first, n, n, w.v);
-  const float* q = w.q + b.kv_head * kFewQueries * job.padded;
-  float* out = w.out + b.kv_head * kFewQueries * job.padded;
-  const int rows = b.n_queries > 2 ? 4 : static_cast<int>(b.n_queries);  // of a tile
-  for (int64_t i = 0; i < b.n_queries; i += rows) {
-    float* scores = w.scores + i * kFewKeys;
-    const float* some = q + i * job.padded;
-    if (rows == 4) {
-      few_scores<4>(job, w, some, n, scores);
-    } else if (rows == 2) {
-      few_scores<2>(job, w, some, n, scores);
-    } else {
-      few_scores<1>(job, w, some, n, scores);
-    }
+  const int64_t state = b.kv_head * few_rows(b.n_queries);
+  const float* q = w.q + state * job.padded;
+  float* out = w.out + state * job.padded;
+  for (int64_t i = 0; i < b.n_queries; i += R) {
+    few_scores<R>(job, w, q + i * job.padded, n, w.scores + i * kFewKeys);
   }
   int64_t from[kFewQueries];
   int64_t to[kFewQueries];
@@ -152,27 +193,23 @@ void few_step(const AttentionJob& job, const QueryBlock& b, const FewQueries& w,
   for (int64_t i = 0; i < b.n_queries; ++i) {
     visible(job, b, i, first, n, &from[i], &to[i]);
     same = same && from[i] == from[0] && to[i] == to[0];
-    const int64_t state = b.kv_head * kFewQueries + i;
-    few_softmax(job, from[i], to[i], w.scores + i * kFewKeys, w.max + state, w.sum + state,
+    few_softmax(job, from[i], to[i], w.scores + i * kFewKeys, w.max + state + i, w.sum + state + i,
                 out + i * job.padded);
   }
-  const int step = same ? rows : 1;
-  for (int64_t i = 0; i < b.n_queries; i += step) {
-    const float* p = w.scores + i * kFewKeys;
+  for (int64_t i = 0; i < b.n_queries; i += same ? R : 1) {
+    const float* p = w.scores + i * kFewKeys + from[i];
     float* some = out + i * job.padded;
-    if (step == 4) {
-      few_outputs<4>(job, w, p, from[i], to[i], some);
-    } else if (step == 2) {
-      few_outputs<2>(job, w, p, from[i], to[i], some);
+    if (same) {
+      few_outputs<R>(job, b.kv_head, first + from[i], to[i] - from[i], p, some);
     } else {
-      few_outputs<1>(job, w, p, from[i], to[i], some);
+      few_outputs<1>(job, b.kv_head, first + from[i], to[i] - from[i], p, some);
     }
   }
 }
 
 void store_few_outputs(const AttentionJob& job, const QueryBlock& b, const FewQueries& w) {
   for (int64_t i = 0; i < b.n_queries; ++i) {
-    const int64_t state = b.kv_head * kFewQueries + i;
+    const int64_t state = b.kv_head * few_rows(b.n_queries) + i;
     float* out = output_row(job, b, i);
     const Vf scale = job.partial != nullptr ? vset1(1.0f) : inverse_sum(vset1(w.sum[state]));
     for (int64_t e = 0; e < job.head_dim; e += kLanes) {
@@ -186,11 +223,11 @@ void store_few_outputs(const AttentionJob& job, const QueryBlock& b, const FewQu
 
 // All heads together: whole rows of K and V are read from memory, not slices of them.
 void attend_few_queries(const AttentionJob& job, QueryBlock& b, float* scratch) {
-  const FewQueries w = carve_few_queries(job, scratch);
+  const FewQueries w = carve_few_queries(job, b, scratch);
   const int64_t n_heads = job.args->n_kv_heads;
   for (b.kv_head = 0; b.kv_head < n_heads; ++b.kv_head) {
-    for (int64_t i = 0; i < kFewQueries; ++i) {
-      const int64_t state = b.kv_head * kFewQueries + i;
+    for (int64_t i = 0; i < few_rows(b.n_queries); ++i) {
+      const int64_t state = b.kv_head * few_rows(b.n_queries) + i;
       w.max[state] = kLowest;
       w.sum[state] = 0.0f;
       const float* q = query_row(job, b, imin(i, b.n_queries - 1));
@@ -204,7 +241,18 @@ void attend_few_queries(const AttentionJob& job, QueryBlock& b, float* scratch) 
   }
   for (int64_t first = b.begin; first < b.end; first += kFewKeys) {
     const int64_t n = imin(kFewKeys, b.end - first);
-    for (b.kv_head = 0; b.kv_head < n_heads; ++b.kv_head) few_step(job, b, w, first, n);
+    for (b.kv_head = 0; b.kv_head < n_heads; ++b.kv_head) {
+      pack_head_columns(job, b.kv_head, first, n, w.k);
+      if (b.n_queries == 1) {
+        few_step<1>(job, b, w, first, n);
+      } else if (b.n_queries == 2) {
+        few_step<2>(job, b, w, first, n);
+      } else if (b.n_queries <= 4 || kTileRows < 8) {
+        few_step<4>(job, b, w, first, n);
+      } else {
+        few_step<8>(job, b, w, first, n);
+      }
+    }
   }
   for (b.kv_head = 0; b.kv_head < n_heads; ++b.kv_head) store_few_outputs(job, b, w);
 }

@@ -1,0 +1,115 @@
+// CDPruner (Zhang et al., NeurIPS 2025): greedy MAP of a determinantal point process whose kernel is the Gram
+// matrix scaled by relevance. Fast greedy of Chen et al. 2018: one column of the Cholesky factor per pick.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "engine/prune/agreement.h"
+#include "engine/prune/greedy.h"
+#include "engine/prune/selectors.h"
+
+namespace trimtok {
+namespace {
+
+constexpr float kInf = std::numeric_limits<float>::infinity();
+constexpr float kExhausted = 1e-8f;
+
+class DppPicker {
+ public:
+  DppPicker(SelectorContext& c, int64_t count)
+      : c_(c), gram_(c.backend, c.control, c.scene.unit), count_(count) {
+    factor_ = c.backend.arena().matrix(c.scene.n_rows, count);
+    const std::vector<double> rel = relevance(c.backend, c.scene.input->text, c.scene.unit);
+    const auto [low, high] = std::minmax_element(rel.begin(), rel.end());
+    for (size_t i = 0; i < rel.size(); ++i) {
+      const double r = *low == *high ? 1.0 : (rel[i] - *low + 1e-6) / (*high - *low);
+      scale_.push_back(static_cast<float>(r));
+      gain_.push_back(c.scene.norms[i] > 0.0f ? static_cast<float>(r * r) : 0.0f);
+      nearest_.push_back(-kInf);
+    }
+  }
+
+  std::vector<int32_t> run() {
+    while (static_cast<int64_t>(picks_.size()) < count_) {
+      const auto t = static_cast<int64_t>(picks_.size());
+      c_.control.step("prune", t, count_);
+      std::vector<int32_t> all(gain_.size());
+      for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int32_t>(i);
+      take(best_of(all), t);
+    }
+    return picks_;
+  }
+
+  // By determinant while one is left, then by distance; picked rows never win.
+  int32_t best_of(std::span<const int32_t> rows) const {
+    const auto at = [](const std::vector<float>& v, int32_t i) { return v[static_cast<size_t>(i)]; };
+    const int32_t best = *std::max_element(rows.begin(), rows.end(),
+                                           [&](int32_t a, int32_t b) { return at(gain_, a) < at(gain_, b); });
+    if (at(gain_, best) > kExhausted) return best;
+    return *std::min_element(rows.begin(), rows.end(),
+                             [&](int32_t a, int32_t b) { return at(nearest_, a) < at(nearest_, b); });
+  }
+
+ private:
+  void take(int32_t pick, int64_t t) {
+    const auto j = static_cast<size_t>(pick);
+    if (gram_.find(pick) == nullptr) {
+      std::vector<float> worth = gain_;
+      if (gain_[j] <= kExhausted) {
+        for (size_t i = 0; i < worth.size(); ++i) worth[i] = -nearest_[i];
+      }
+      gram_.load(pick, worth);
+    }
+    const float* g = gram_.find(pick);
+    picks_.push_back(pick);
+    if (gain_[j] > kExhausted) add_column(pick, t, g);
+    gain_[j] = -kInf;
+    nearest_[j] = kInf;
+    for (size_t i = 0; i < nearest_.size(); ++i) nearest_[i] = std::max(nearest_[i], g[i]);
+  }
+
+  void add_column(int32_t pick, int64_t t, const float* g) {
+    const auto j = static_cast<size_t>(pick);
+    const float root = std::sqrt(gain_[j]);
+    std::vector<float> dots(gain_.size(), 0.0f);
+    if (t > 0) {
+      ConstMatrix done = factor_;
+      done.cols = t;
+      dots = project(c_.backend, done, row_range(done, pick, 1));
+    }
+    for (size_t i = 0; i < gain_.size(); ++i) {
+      const float e = (scale_[i] * scale_[j] * g[i] - dots[i]) / root;
+      row_of(factor_, static_cast<int64_t>(i))[t] = e;
+      gain_[i] -= e * e;
+    }
+  }
+
+  SelectorContext& c_;
+  GramRows gram_;
+  int64_t count_;
+  Matrix factor_;  // [N, count]
+  std::vector<float> scale_;
+  std::vector<float> gain_;     // -infinity when picked
+  std::vector<float> nearest_;  // cosine to the nearest pick, +infinity when picked
+  std::vector<int32_t> picks_;
+};
+
+}  // namespace
+
+void select_cdpruner(SelectorContext& c) {
+  const StageTimer timer(c.report, "select");
+  const Arena::Mark mark(c.backend.arena());
+  DppPicker picker(c, c.report.budget);
+  std::vector<int32_t> picks = picker.run();
+  give_floor(c.scene.picture, c.scene.n_pictures, picks, [&](int32_t k) {
+    std::vector<int32_t> own;
+    for (int32_t i = c.scene.begin[static_cast<size_t>(k)]; i < c.scene.begin[static_cast<size_t>(k) + 1];
+         ++i) {
+      own.push_back(i);
+    }
+    return picker.best_of(own);
+  });
+  c.report.kept = split_by_picture(c.scene, picks);
+}
+
+}  // namespace trimtok

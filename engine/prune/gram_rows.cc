@@ -1,0 +1,101 @@
+#include "engine/prune/gram_rows.h"
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+
+namespace trimtok {
+namespace {
+
+constexpr int64_t kPage = 256;
+constexpr double kStepFlops = 4e9;  // some 40 ms on two cores: what may pass between two looks at cancel
+
+}  // namespace
+
+void whole_gram(Backend& backend, const RunControl& control, const ConstMatrix& y, const Matrix& out) {
+  const int64_t n = y.rows;
+  for (int64_t first = 0; first < n;) {
+    const double row_flops = 2.0 * static_cast<double>(n - first) * static_cast<double>(y.cols);
+    const int64_t rows = std::max<int64_t>(64, static_cast<int64_t>(kStepFlops / row_flops));
+    const int64_t last = std::min(n, first + rows);
+    backend.gram({out, y, first, last}, "pruning");
+    control.step("prune", last, n);
+    first = last;
+  }
+}
+
+void block_gram(Backend& backend, const RunControl& control, const ConstMatrix& x, const ConstMatrix& y,
+                const Matrix& out) {
+  const double column_flops = 2.0 * static_cast<double>(x.rows) * static_cast<double>(x.cols);
+  const int64_t columns =
+      std::max<int64_t>(256, static_cast<int64_t>(kStepFlops / std::max(column_flops, 1.0)));
+  for (int64_t first = 0; first < y.rows; first += columns) {
+    MatmulArgs args;
+    args.w = row_range(y, first, std::min(columns, y.rows - first));
+    args.x = x;
+    args.out = out;
+    args.out.data = row_of(out, 0) + first;
+    args.out.cols = args.w.rows;
+    backend.matmul(args, "pruning");
+    control.step("prune", std::min(first + columns, y.rows), y.rows);
+  }
+}
+
+GramRows::GramRows(Backend& backend, const RunControl& control, const ConstMatrix& y, int64_t max_whole)
+    : backend_(backend), control_(control), y_(y) {
+  const int64_t n = y.rows;
+  if (n <= max_whole) {
+    matrix_ = backend.arena().matrix(n, n);
+    whole_gram(backend, control, y, matrix_);
+    return;
+  }
+  const int64_t pages = std::max<int64_t>(2, max_whole * max_whole / (kPage * n));
+  matrix_ = backend.arena().matrix(pages * kPage, n);
+  gathered_ = backend.arena().matrix(kPage, y.cols);
+  slots_.assign(static_cast<size_t>(n), -1);
+  owner_.assign(static_cast<size_t>(pages * kPage), -1);
+}
+
+const float* GramRows::find(int64_t i) const {
+  const int64_t at = whole() ? i : slots_[static_cast<size_t>(i)];
+  return at < 0 ? nullptr : row_of(matrix_, at);
+}
+
+void GramRows::load(int32_t wanted, std::span<const float> worth) {
+  if (find(wanted) != nullptr) return;
+  const int64_t base = next_page_ * kPage;
+  next_page_ = (next_page_ + 1) % (matrix_.rows / kPage);
+  for (int64_t slot = base; slot < base + kPage; ++slot) {
+    int32_t& owner = owner_[static_cast<size_t>(slot)];
+    if (owner >= 0) slots_[static_cast<size_t>(owner)] = -1;
+    owner = -1;
+  }
+  std::vector<int32_t> chosen;
+  for (int32_t i = 0; i < y_.rows; ++i) {
+    const bool useful = worth[static_cast<size_t>(i)] > -std::numeric_limits<float>::infinity();
+    if (i != wanted && useful && slots_[static_cast<size_t>(i)] < 0) chosen.push_back(i);
+  }
+  const auto more = std::min(chosen.size(), static_cast<size_t>(kPage - 1));
+  std::nth_element(chosen.begin(), chosen.begin() + static_cast<std::ptrdiff_t>(more), chosen.end(),
+                   [&](int32_t a, int32_t b) {
+                     const float x = worth[static_cast<size_t>(a)];
+                     const float y = worth[static_cast<size_t>(b)];
+                     return x != y ? x > y : a < b;
+                   });
+  chosen.resize(more);
+  chosen.push_back(wanted);
+  Matrix rows = gathered_;
+  rows.rows = static_cast<int64_t>(chosen.size());
+  backend_.gather_rows({rows, y_, chosen.data(), 1.0f}, "pruning");
+  Matrix out = matrix_;
+  out.data = row_of(matrix_, base);
+  out.rows = rows.rows;
+  block_gram(backend_, control_, rows, y_, out);
+  for (size_t i = 0; i < chosen.size(); ++i) {
+    const auto slot = static_cast<size_t>(base) + i;
+    owner_[slot] = chosen[i];
+    slots_[static_cast<size_t>(chosen[i])] = static_cast<int32_t>(slot);
+  }
+}
+
+}  // namespace trimtok

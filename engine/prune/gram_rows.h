@@ -1,0 +1,45 @@
+// Rows of the Gram matrix of many unit rows, as many as are needed: the whole matrix up to kMaxWhole rows,
+// beyond that pages of rows, computed together when one is missing and overwritten in turn.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "engine/prune/scene.h"
+
+namespace trimtok {
+
+class GramRows {
+ public:
+  static constexpr int64_t kMaxWhole = 8192;  // 256 MiB, also the limit of the pages
+
+  // y: [n, d] must outlive this; memory comes from the backend's arena, so a Mark must be set by the caller.
+  GramRows(Backend& backend, const RunControl& control, const ConstMatrix& y, int64_t max_whole = kMaxWhole);
+
+  bool whole() const { return slots_.empty(); }
+  const Matrix& matrix() const { return matrix_; }
+  const int32_t* slots() const { return whole() ? nullptr : slots_.data(); }
+  // nullptr when not there; valid until the next load().
+  const float* find(int64_t i) const;
+  // Makes row `wanted` present, and with it those of largest worth (-infinity: never) that are not.
+  void load(int32_t wanted, std::span<const float> worth);
+
+ private:
+  Backend& backend_;
+  const RunControl& control_;
+  ConstMatrix y_;
+  Matrix matrix_;               // [n, n], or [pages * kPage, n]
+  std::vector<int32_t> slots_;  // row of matrix_ per row of y; empty when whole
+  std::vector<int32_t> owner_;  // row of y per row of matrix_, -1: none
+  Matrix gathered_;
+  int64_t next_page_ = 0;
+};
+
+// out = y y^T, in pieces short enough to cancel between.
+void whole_gram(Backend& backend, const RunControl& control, const ConstMatrix& y, const Matrix& out);
+// out = x y^T, likewise.
+void block_gram(Backend& backend, const RunControl& control, const ConstMatrix& x, const ConstMatrix& y,
+                const Matrix& out);
+
+}  // namespace trimtok

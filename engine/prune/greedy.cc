@@ -1,0 +1,116 @@
+#include "engine/prune/greedy.h"
+
+#include <algorithm>
+#include <limits>
+
+namespace trimtok {
+namespace {
+
+constexpr float kInf = std::numeric_limits<float>::infinity();
+
+}  // namespace
+
+GreedySet::GreedySet(Backend& backend, const RunControl& control, const ConstMatrix& y, GreedyRule rule,
+                     int64_t max_whole)
+    : backend_(backend), control_(control), rule_(rule), gram_(backend, control, y, max_whole) {
+  const Matrix sum = backend.arena().matrix(1, y.cols);
+  const int32_t begin[] = {0, static_cast<int32_t>(y.rows)};
+  backend.sum_rows({sum, y, nullptr, begin}, "pruning");
+  total_ = project(backend, y, sum);
+  state_ = backend.arena().matrix(rule == GreedyRule::kFacility ? 3 : 1, y.rows);
+}
+
+void GreedySet::pick(int64_t count, int32_t first, float stop_at) {
+  picks_.assign(static_cast<size_t>(count), -1);
+  int32_t done = 0;
+  GreedyProblem problem;
+  problem.gram = gram_.matrix();
+  problem.slot = gram_.slots();
+  problem.total = total_.data();
+  problem.state = state_;
+  problem.count = static_cast<int32_t>(count);
+  problem.first = first;
+  problem.stop_at = stop_at;
+  GreedyPickArgs args;
+  args.out = {picks_.data(), Dtype::kI32, 1, count, std::max<int64_t>(count, 1) * 4};
+  args.problems = &problem;
+  args.done = &done;
+  args.rule = rule_;
+  while (true) {
+    backend_.greedy_pick(args, "pruning");
+    control_.step("prune", done, count);
+    if (done == count || gram_.whole() || (done > 0 && stopped(stop_at))) break;
+    load_missing(done == 0 ? first : -2);
+  }
+  picks_.resize(static_cast<size_t>(done));
+}
+
+bool GreedySet::stopped(float stop_at) const {
+  if (rule_ != GreedyRule::kMaxMin) return false;
+  const float* state = row_of(state_, 0);
+  return *std::min_element(state, state + state_.cols) >= stop_at;
+}
+
+// The row that greedy_pick waits for, and those that it will soon: first is that of pick(), -2 after the
+// first pick.
+void GreedySet::load_missing(int32_t first) {
+  const auto n = static_cast<size_t>(state_.cols);
+  std::vector<float> worth(n);
+  const bool largest = rule_ == GreedyRule::kFacility;
+  const float* value = first > -2 ? total_.data() : row_of(state_, largest ? 1 : 0);
+  for (size_t i = 0; i < n; ++i) worth[i] = largest ? value[i] : -value[i];
+  int32_t wanted = first;
+  if (first < 0) wanted = static_cast<int32_t>(std::max_element(worth.begin(), worth.end()) - worth.begin());
+  gram_.load(wanted, worth);
+}
+
+double GreedySet::gain(int32_t i) {
+  if (gram_.find(i) == nullptr) gram_.load(i, std::vector<float>(static_cast<size_t>(state_.cols), -kInf));
+  const float* g = gram_.find(i);
+  const float* best = row_of(state_, 0);
+  double sum = 0.0;
+  for (int64_t j = 0; j < state_.cols; ++j) sum += std::max(0.0f, g[j] - best[j]);
+  return sum;
+}
+
+int32_t GreedySet::next_among(std::span<const int32_t> candidates) {
+  if (rule_ != GreedyRule::kFacility) {
+    const float* state = row_of(state_, 0);
+    return *std::min_element(candidates.begin(), candidates.end(),
+                             [&](int32_t a, int32_t b) { return state[a] < state[b]; });
+  }
+  int32_t best = candidates.front();
+  double best_gain = -1.0;
+  for (const int32_t i : candidates) {
+    const double g = gain(i);
+    if (!(g > best_gain)) continue;
+    best = i;
+    best_gain = g;
+  }
+  return best;
+}
+
+void give_floor(std::span<const int32_t> picture, int64_t n_pictures, std::vector<int32_t>& picks,
+                const std::function<int32_t(int32_t)>& next) {
+  const auto picture_of = [&](int32_t i) { return static_cast<size_t>(picture[static_cast<size_t>(i)]); };
+  std::vector<bool> has_rows(static_cast<size_t>(n_pictures), false);
+  std::vector<int32_t> taken(static_cast<size_t>(n_pictures), 0);
+  for (const int32_t k : picture) has_rows[static_cast<size_t>(k)] = true;
+  for (const int32_t i : picks) ++taken[picture_of(i)];
+  std::vector<int32_t> added;
+  // A picture's count only falls until it is one, so the search never turns back.
+  size_t latest = picks.size();
+  for (size_t k = 0; k < taken.size(); ++k) {
+    if (taken[k] > 0 || !has_rows[k]) continue;
+    while (latest > 0 && taken[picture_of(picks[latest - 1])] < 2) --latest;
+    if (latest == 0) break;
+    --latest;
+    --taken[picture_of(picks[latest])];
+    picks.erase(picks.begin() + static_cast<std::ptrdiff_t>(latest));
+    added.push_back(next(static_cast<int32_t>(k)));
+    taken[k] = 1;
+  }
+  picks.insert(picks.end(), added.begin(), added.end());
+}
+
+}  // namespace trimtok

@@ -1,0 +1,46 @@
+// One greedy selection over any number of unit rows (docs/pruning.md, "Greedy objectives").
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "engine/prune/gram_rows.h"
+
+namespace trimtok {
+
+class GreedySet {
+ public:
+  // As for GramRows.
+  GreedySet(Backend& backend, const RunControl& control, const ConstMatrix& y, GreedyRule rule,
+            int64_t max_whole = GramRows::kMaxWhole);
+
+  // Picks until there are `count`, or until `stop_at` is reached (see GreedyProblem). first < 0: by the rule.
+  void pick(int64_t count, int32_t first = -1, float stop_at = 3.4e38f);
+  const std::vector<int32_t>& picks() const { return picks_; }
+  // The one among these unpicked rows that the rule would pick next; ties to the earlier one.
+  int32_t next_among(std::span<const int32_t> candidates);
+  GramRows& gram() { return gram_; }
+
+ private:
+  bool stopped(float stop_at) const;
+  void load_missing(int32_t first);
+  double gain(int32_t i);
+
+  Backend& backend_;
+  const RunControl& control_;
+  GreedyRule rule_;
+  GramRows gram_;
+  std::vector<float> total_;
+  Matrix state_;
+  std::vector<int32_t> picks_;
+};
+
+// For selections without borders: a picture without a pick gets `next(k)`, in exchange for the latest pick of
+// a picture that has more than one. picture[i]: of row i, in [0, n_pictures); `next` is asked in picture
+// order and returns a row of k. Given rows come last.
+void give_floor(std::span<const int32_t> picture, int64_t n_pictures, std::vector<int32_t>& picks,
+                const std::function<int32_t(int32_t)>& next);
+
+}  // namespace trimtok
