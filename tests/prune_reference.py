@@ -199,6 +199,9 @@ class Dpp(Greedy):
 
     def choose(self, kept: list[int], candidates: list[int]) -> int:
         gain = np.diag(self.l)[candidates]
+        alike = [c for c, one in zip(candidates, gain, strict=True) if one > TIE]
+        if not kept and alike and np.ptp(np.diag(self.l)[alike]) <= TIE:
+            return min(alike)  # no text: the first pick is a tie by definition, in any arithmetic
         if kept:  # the Schur complement: what a row adds to the determinant
             cross = self.l[np.ix_(candidates, kept)]
             solved = np.linalg.lstsq(self.l[np.ix_(kept, kept)], cross.T, rcond=1e-13)[0]
@@ -223,7 +226,8 @@ def give_every_picture_a_row(picks: list[int], owner: Array, greedy: Greedy) -> 
     for k in sorted({int(p) for p in owner}):
         if any(owner[i] == k for i in picks):
             continue
-        own = [i for i in greedy.universe if owner[i] == k]
+        # All of its rows when the universe, a part of them, holds none.
+        own = [i for i in greedy.universe if owner[i] == k] or [i for i in range(len(owner)) if owner[i] == k]
         chosen = greedy.choose(made, own)
         counts = {int(p): sum(int(owner[i]) == p for i in picks) for p in owner[picks]}
         latest = next(i for i in reversed(picks) if counts[int(owner[i])] > 1)
@@ -239,6 +243,8 @@ def pareto(div: Array, align: Array, b: int, weight: float, owner: Array, clarit
     """Indices into the pool, which is in original order, of the `b` rows that survive."""
     p = len(div)
     for values in (div, align):
+        if np.ptp(values) <= TIE:  # a constant objective, in any arithmetic
+            continue
         ordered = np.sort(values)
         for difference in np.diff(ordered):
             clarity.see(difference, np.abs(values).max())
@@ -268,7 +274,7 @@ def pareto(div: Array, align: Array, b: int, weight: float, owner: Array, clarit
 
     score = weight * unit(div) + (1 - weight) * unit(align)
     ranked = sorted(range(p), key=lambda i: (front[i], -round(score[i], 9), i))
-    if b < p and front[ranked[b - 1]] == front[ranked[b]]:
+    if b < p and front[ranked[b - 1]] == front[ranked[b]] and np.ptp(score) > TIE:
         clarity.see(score[ranked[b - 1]] - score[ranked[b]])
     survivors = swap_in_missing(ranked, b, owner)
     if set(survivors) != set(ranked[:b]):  # then the order inside a front counts, too
@@ -410,10 +416,9 @@ def select(
         near = agreement(x, text, "l2")
         order = sorted(range(n), key=lambda i: (-near[i], i))
         count = max(b, 4 * n // 5)
-        if count < n:
+        if count < n and np.ptp(near) > TIE:
             clarity.see(near[order[count - 1]] - near[order[count]], np.abs(near).max())
-        chosen = swap_in_missing(order, count, owner)
-        greedy = Greedy(g, "max_sum", sorted(chosen), clarity)
+        greedy = Greedy(g, "max_sum", sorted(order[:count]), clarity)
         picks = greedy.run(b)
     out.kept = per_picture(give_every_picture_a_row(picks, owner, greedy))
     return finish()

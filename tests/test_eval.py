@@ -302,7 +302,6 @@ def test_wilson() -> None:
 def test_mean_interval() -> None:
     assert mean_interval(0.5, 0.01) == pytest.approx((0.304004, 0.695996), abs=1e-6)
     assert mean_interval(0.9, 0.01) == pytest.approx((0.704004, 1.0), abs=1e-6)
-    assert all(map(math.isnan, mean_interval(0.5, math.nan)))
 
 
 def record(task: str, number: int, value: float, **more: Any) -> Record:
@@ -333,10 +332,11 @@ def test_rouge_scores_get_the_interval_of_a_mean() -> None:
     (row,) = aggregate([record("a", k, value, kind="open") for k, value in enumerate([0.2, 0.4, 0.6, 0.8])])
     # s^2 = 0.2 / 3; half = 1.959964 sqrt(0.2 / 12) = 0.253030
     assert (row.score, row.low, row.high) == pytest.approx((0.5, 0.246970, 0.753030), abs=1e-6)
+    # Where there is no spread to be seen, the wider one of a share: alike scores are no certainty.
+    (row,) = aggregate([record("a", k, 1.0, kind="open") for k in range(20)])
+    assert (row.low, row.high) == pytest.approx((0.8389, 1.0), abs=5e-5)
     (row,) = aggregate([record("a", 0, 0.2, kind="open")])
-    assert row.score == 0.2
-    assert math.isnan(row.low)
-    assert math.isnan(row.high)
+    assert (row.score, row.low, row.high) == pytest.approx((0.2, *wilson(0.2, 1)))
 
 
 def test_overall_and_mean_of_tasks() -> None:

@@ -74,10 +74,10 @@ def clear_draws(
 ) -> Iterator[tuple[Any, Any, Selection]]:
     """`count` inputs on which every decision of the reference is clear; running short is a failure.
 
-    Ties are refused as well, since float32 may break them, except where they are exact in any arithmetic: a
-    constant agreement without text, and zero rows.
+    Ties are refused as well, since float32 may break them, except those of zero rows, which are exact. (Not
+    in facility: the last two rows left beside each other gain the same in theory only.)
     """
-    exact = not text or make is gappy
+    exact = make is gappy and settings.get("stage1") != "facility"
     found = 0
     for seed in range(60 * count):
         rows, words = make(np.random.default_rng(seed))
@@ -165,10 +165,11 @@ def test_two_stages_settings(make: Make, settings: dict[str, Any]) -> None:
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("stage1", ["max_sum", "max_min", "facility"])
 def test_two_stages_without_text(make: Make, stage1: str) -> None:
-    for rows, _, want in clear_draws(make, 3, text=False, keep=0.3, stage1=stage1):
-        check(run(rows, None, keep=0.3, stage1=stage1), want, "trimtokenator-lc")
+    settings = {"keep": 0.12 if stage1 == "facility" else 0.3, "stage1": stage1}
+    for rows, _, want in clear_draws(make, 3, text=False, **settings):
+        check(run(rows, None, **settings), want, "trimtokenator-lc")
         empty = np.zeros((0, rows[0].shape[1]), np.float32)
-        check(run(rows, empty, keep=0.3, stage1=stage1), want, "trimtokenator-lc")
+        check(run(rows, empty, **settings), want, "trimtokenator-lc")
 
 
 OTHERS = [(name, make) for name in EXACT[1:] for make in MAKERS]

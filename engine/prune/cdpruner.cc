@@ -12,7 +12,10 @@ namespace trimtok {
 namespace {
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
-constexpr float kExhausted = 1e-8f;
+// What is left of a determinant's gain below these is nothing: the limit of the method, and, relative to the
+// kernel's diagonal, the noise of float32 cosines.
+constexpr double kExhausted = 1e-8;
+constexpr double kNoise = 1e-5;
 
 class DppPicker {
  public:
@@ -24,7 +27,7 @@ class DppPicker {
     for (size_t i = 0; i < rel.size(); ++i) {
       const double r = *low == *high ? 1.0 : (rel[i] - *low + 1e-6) / (*high - *low);
       scale_.push_back(static_cast<float>(r));
-      gain_.push_back(c.scene.norms[i] > 0.0f ? static_cast<float>(r * r) : 0.0f);
+      gain_.push_back(c.scene.norms[i] > 0.0f ? spent_to_zero(i, r * r) : 0.0);
       nearest_.push_back(-kInf);
     }
   }
@@ -42,35 +45,40 @@ class DppPicker {
 
   // By determinant while one is left, then by distance; picked rows never win.
   int32_t best_of(std::span<const int32_t> rows) const {
-    const auto at = [](const std::vector<float>& v, int32_t i) { return v[static_cast<size_t>(i)]; };
+    const auto at = [](const auto& v, int32_t i) { return v[static_cast<size_t>(i)]; };
     const int32_t best = *std::max_element(rows.begin(), rows.end(),
                                            [&](int32_t a, int32_t b) { return at(gain_, a) < at(gain_, b); });
-    if (at(gain_, best) > kExhausted) return best;
+    if (at(gain_, best) > 0.0) return best;
     return *std::min_element(rows.begin(), rows.end(),
                              [&](int32_t a, int32_t b) { return at(nearest_, a) < at(nearest_, b); });
   }
 
  private:
+  double spent_to_zero(size_t i, double gain) const {
+    const double diagonal = static_cast<double>(scale_[i]) * scale_[i];
+    return gain > std::max(kExhausted, kNoise * diagonal) ? gain : 0.0;
+  }
+
   void take(int32_t pick, int64_t t) {
     const auto j = static_cast<size_t>(pick);
     if (gram_.find(pick) == nullptr) {
-      std::vector<float> worth = gain_;
-      if (gain_[j] <= kExhausted) {
-        for (size_t i = 0; i < worth.size(); ++i) worth[i] = -nearest_[i];
+      std::vector<float> worth(gain_.size());
+      for (size_t i = 0; i < worth.size(); ++i) {
+        worth[i] = gain_[j] > 0.0 ? static_cast<float>(gain_[i]) : -nearest_[i];
       }
       gram_.load(pick, worth);
     }
     const float* g = gram_.find(pick);
     picks_.push_back(pick);
-    if (gain_[j] > kExhausted) add_column(pick, t, g);
-    gain_[j] = -kInf;
+    if (gain_[j] > 0.0) add_column(pick, t, g);
+    gain_[j] = -static_cast<double>(kInf);
     nearest_[j] = kInf;
     for (size_t i = 0; i < nearest_.size(); ++i) nearest_[i] = std::max(nearest_[i], g[i]);
   }
 
   void add_column(int32_t pick, int64_t t, const float* g) {
     const auto j = static_cast<size_t>(pick);
-    const float root = std::sqrt(gain_[j]);
+    const auto root = static_cast<float>(std::sqrt(gain_[j]));
     std::vector<float> dots(gain_.size(), 0.0f);
     if (t > 0) {
       ConstMatrix done = factor_;
@@ -80,7 +88,7 @@ class DppPicker {
     for (size_t i = 0; i < gain_.size(); ++i) {
       const float e = (scale_[i] * scale_[j] * g[i] - dots[i]) / root;
       row_of(factor_, static_cast<int64_t>(i))[t] = e;
-      gain_[i] -= e * e;
+      if (gain_[i] > 0.0) gain_[i] = spent_to_zero(i, gain_[i] - static_cast<double>(e) * e);
     }
   }
 
@@ -89,7 +97,7 @@ class DppPicker {
   int64_t count_;
   Matrix factor_;  // [N, count]
   std::vector<float> scale_;
-  std::vector<float> gain_;     // -infinity when picked
+  std::vector<double> gain_;    // d2; 0 when exhausted, -infinity when picked
   std::vector<float> nearest_;  // cosine to the nearest pick, +infinity when picked
   std::vector<int32_t> picks_;
 };

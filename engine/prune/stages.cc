@@ -194,7 +194,6 @@ void select_trimtokenator_lc(SelectorContext& c) {
       for (const int32_t i : picks[k]) candidates.push_back(c.scene.begin[k] + i);
     }
   }
-  report.pool_size = report.budget;
   if (*report.stage1_budget > report.budget) {
     candidates =
         select_across_pictures(c.backend, c.control, c.scene, candidates, report.budget, c.options, report);

@@ -88,7 +88,7 @@ _ALONE = re.compile(
 # A letter with a mark behind it, which sets it apart from the article "A"; a small one only in front.
 _MARKED = re.compile(r"^\s*\(?([A-Za-z])\s*[).:](?!\w)|(?<!\w)\(?([A-Z])\s*[).:](?!\w)")
 _SAID = re.compile(r"\b(?:answer|option|choice)\b(?:\s+is)?[^\w\n]*([A-Z])\b(?!')", re.IGNORECASE)
-_BRACKETED = re.compile(r"\(([A-Z])\)")
+_BRACKETED = re.compile(r"[({]([A-Z])[)}]")
 
 
 def _paired(text: str, options: Sequence[Sequence[str]], letters: str) -> set[int]:
@@ -104,6 +104,8 @@ def _paired(text: str, options: Sequence[Sequence[str]], letters: str) -> set[in
 def _marked_letters(text: str) -> set[str]:
     head = _MARKED.match(text)
     found = {(head[1] or head[2]).upper()} if head else set()
+    if first := _ALONE.fullmatch(text.strip().partition("\n")[0]):
+        found.add(first[1].upper())
     # Small letters behind "answer is" are articles as a rule: "the answer is a cat".
     found |= {letter for letter in _SAID.findall(text) if letter.isupper()}
     return found | set(_BRACKETED.findall(text))

@@ -46,7 +46,11 @@ class Row:
 
 
 def wilson(successes: float, n: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927); NaN for n 0."""
+    """95 % interval of a share (Wilson 1927); NaN for n 0.
+
+    Holds for the mean of any scores in [0, 1], whose variance is at most that of a share; it is wider than
+    need be then.
+    """
     if n == 0:
         return math.nan, math.nan
     share = successes / n
@@ -57,8 +61,8 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
 
 def mean_interval(mean: float, variance: float) -> tuple[float, float]:
     """Normal 95 % interval of a mean with the given variance of the mean, cut to [0, 1]."""
-    half = Z * math.sqrt(variance)  # NaN stays NaN
-    return (max(0.0, mean - half), min(1.0, mean + half)) if half >= 0 else (math.nan, math.nan)
+    half = Z * math.sqrt(variance)
+    return max(0.0, mean - half), min(1.0, mean + half)
 
 
 def aggregate(records: Iterable[Record]) -> list[Row]:
@@ -92,8 +96,8 @@ def _row(task: str, selector: str, ratio: float, records: Sequence[Record]) -> R
     answered = [record for record in records if record.error is None]
     scores = [record.score for record in answered]
     score = _mean(scores)
-    if any(record.kind == "open" for record in answered):
-        low, high = mean_interval(score, _variance_of_mean(scores))
+    if any(record.kind == "open" for record in answered) and _spread(scores) > 0:
+        low, high = mean_interval(score, _spread(scores) / len(scores))
     else:
         low, high = wilson(sum(scores), len(scores))
     return Row(
@@ -205,14 +209,14 @@ def _median(values: Sequence[float]) -> float:
 
 def _task_variance(records: Sequence[Record]) -> float:
     scores = [record.score for record in records if record.error is None]
-    if any(record.kind == "open" for record in records):
-        return _variance_of_mean(scores)
-    # Agresti and Coull (1998): unlike s^2 / n it is not 0 where all answers are right.
+    if any(record.kind == "open" for record in records) and _spread(scores) > 0:
+        return _spread(scores) / len(scores)
+    # Agresti and Coull (1998): unlike s^2 / n it is not 0 where all scores are alike.
     n = len(scores) + Z * Z
     share = (sum(scores) + Z * Z / 2) / n
     return share * (1 - share) / n
 
 
-def _variance_of_mean(values: Sequence[float]) -> float:
-    """Of a sample; NaN for fewer than two values, whose spread is unknown."""
-    return statistics.variance(values) / len(values) if len(values) > 1 else math.nan
+def _spread(scores: Sequence[float]) -> float:
+    """Variance of a sample; 0 where nothing can be said of it: one score, or all alike."""
+    return statistics.variance(scores) if len(scores) > 1 else 0.0
