@@ -94,8 +94,9 @@ def load_golden(folder: Path) -> Golden:
 
 
 def run(model: Model, golden: Golden, case: str, **options: Any) -> Result:
-    """Generates from a golden case's final prompt."""
+    """Generates from a golden case's final prompt, without pruning unless that is asked for."""
     images = golden.case_images(case)
+    options.setdefault("pruning", None)
     return model.generate(images, golden.cases[case]["prompt"], raw=True, max_tokens=16, **options)
 
 

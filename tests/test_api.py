@@ -46,11 +46,11 @@ def test_every_image_source_is_the_same(llava15: Golden) -> None:
             {"type": "text", "text": "What is in this picture?"},
             {"type": "image_url", "image_url": image_url},
         ]
-        assert model.chat([{"role": "user", "content": parts}], max_tokens=16).token_ids == want
+        assert model.chat([{"role": "user", "content": parts}], max_tokens=16, pruning=None).token_ids == want
 
 
 def run_one(model: Model, images: Any) -> list[int]:
-    return model.generate(images, "What is in this picture?", max_tokens=16).token_ids
+    return model.generate(images, "What is in this picture?", max_tokens=16, pruning=None).token_ids
 
 
 def test_image_places(llava15: Golden) -> None:
@@ -136,7 +136,9 @@ def test_count_tokens(golden: Golden) -> None:
     count = model.count_tokens(golden.case_images("multi"), case["prompt"], raw=True)
     assert count == count.prompt_tokens == case["n_positions"]
     assert count.visual_tokens == sum(s["count"] for s in case["segments"] if s["type"] == "image")
-    result = model.generate(golden.case_images("multi"), "Compare them.", system="Be brief.", max_tokens=1)
+    result = model.generate(
+        golden.case_images("multi"), "Compare them.", system="Be brief.", max_tokens=1, pruning=None
+    )
     assert model.count_tokens(golden.case_images("multi"), "Compare them.", system="Be brief.") == (
         result.usage.prompt_tokens
     )
@@ -161,7 +163,12 @@ def test_info(golden: Golden) -> None:
 def test_streaming_is_the_same(golden: Golden, case: str) -> None:
     model = Model(golden.lm)
     stream = model.generate(
-        golden.case_images(case), golden.cases[case]["prompt"], raw=True, max_tokens=16, stream=True
+        golden.case_images(case),
+        golden.cases[case]["prompt"],
+        raw=True,
+        max_tokens=16,
+        pruning=None,
+        stream=True,
     )
     assert isinstance(stream, Stream)
     assert stream.result.finish_reason == ""
@@ -219,6 +226,7 @@ def test_stop_strings(llava15: Golden) -> None:
         llava15.cases["one"]["prompt"],
         raw=True,
         max_tokens=16,
+        pruning=None,
         stop=stop,
         stream=True,
     )
@@ -377,7 +385,7 @@ def test_no_image_and_forty_images(llava15: Golden) -> None:
     model = Model(llava15.lm)
     assert model.generate(None, "Hello", max_tokens=1).usage.visual_tokens == 0
     images = [llava15.image_path(index % 3) for index in range(40)]
-    result = model.generate(images, "What differs?", max_tokens=2)
+    result = model.generate(images, "What differs?", max_tokens=2, pruning=None)
     assert result.usage.visual_tokens == 40 * 64
     assert len(result.timings.encode) == 40
     assert len(result.token_ids) == 2
@@ -387,12 +395,12 @@ def test_prompt_beyond_the_context(llava15: Golden) -> None:
     model = Model(llava15.lm, n_ctx=100)
     images = [llava15.image_path(0)] * 2
     with pytest.raises(ContextOverflowError, match=r"\[prompt\].*128 of them visual.*100"):
-        model.generate(images, "What differs?")
+        model.generate(images, "What differs?", pruning=None)
     with pytest.raises(ContextOverflowError):
-        model.generate(images, "What differs?", stream=True)
+        model.generate(images, "What differs?", stream=True, pruning=None)
     assert model.count_tokens(images, "What differs?") > 128
     # The context also ends an answer.
-    result = model.generate(images[:1], "What?", max_tokens=1000)
+    result = model.generate(images[:1], "What?", max_tokens=1000, pruning=None)
     assert result.finish_reason == "length"
     assert 1 < result.usage.total_tokens <= 101
 
@@ -403,8 +411,8 @@ def test_text_only_model_of_another_family(fixtures: Path, tmp_path: Path) -> No
     model = Model(isolated(golden.lm, tmp_path / "alone"))
     message = golden.cases["text"]["messages"][0]["content"][0]["text"]
     want = golden.cases["text"]["greedy"]["ids"]
-    assert model.generate([], message, max_tokens=16).token_ids == want
-    assert model.chat([{"role": "user", "content": message}], max_tokens=16).token_ids == want
+    assert model.generate([], message, max_tokens=16, pruning=None).token_ids == want
+    assert model.chat([{"role": "user", "content": message}], max_tokens=16, pruning=None).token_ids == want
     with pytest.raises(ValueError, match=r"\[prompt\] is empty"):
         model.generate([], "", raw=True)
 

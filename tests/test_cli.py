@@ -41,7 +41,14 @@ def user_text(golden: Golden) -> str:
 
 
 def test_run_streams_the_golden_text(llava15: Golden) -> None:
-    out = trimtok("run", llava15.lm, *image_flags(llava15, "multi"), user_text(llava15), "--max-tokens", "16")
+    out = trimtok(
+        "run",
+        llava15.lm,
+        *image_flags(llava15, "multi"),
+        user_text(llava15),
+        "--max-tokens=16",
+        "--no-pruning",
+    )
     assert out.returncode == 0, out.stderr
     assert out.stdout == llava15.cases["multi"]["greedy"]["text"] + "\n"
     usage = out.stderr.splitlines()[-1]
@@ -52,7 +59,16 @@ def test_run_streams_the_golden_text(llava15: Golden) -> None:
 
 def test_run_json_and_options(golden: Golden) -> None:
     case = golden.cases["one"]
-    args = ["run", golden.lm, "--mmproj", golden.mmproj, *image_flags(golden, "one"), case["prompt"], "--raw"]
+    args = [
+        "run",
+        golden.lm,
+        "--mmproj",
+        golden.mmproj,
+        *image_flags(golden, "one"),
+        case["prompt"],
+        "--raw",
+        "--no-pruning",
+    ]
     out = trimtok(
         *args, "--json", "--max-tokens=16", "--threads=1", "--ctx=200", "--kv-dtype=f32", "--seed=3"
     )
@@ -71,7 +87,7 @@ def test_run_draws_progress_on_a_terminal(llava15: Golden) -> None:
     leader, follower = pty.openpty()
     command = [sys.executable, "-m", "trimtok_cpp", "run", llava15.lm, *image_flags(llava15, "multi")]
     process = subprocess.Popen(
-        [*command, user_text(llava15), "--max-tokens=16"],
+        [*command, user_text(llava15), "--max-tokens=16", "--no-pruning"],
         stdout=subprocess.PIPE,
         stderr=follower,
         encoding="utf-8",

@@ -207,6 +207,14 @@ def test_grid_pool_rows() -> None:
             assert list(kept) == list(index)
             assert pooled.dtype == np.float32
             np.testing.assert_allclose(pooled, mean, rtol=0, atol=1e-6)
+    longer = [np.concatenate([x, x[:2]]) for x in rows]  # rows behind the grid stay as they are
+    report = prune(longer, None, Pruning(keep=0.3, selector="grid_pool"), grids=grids)
+    assert report.pooled is not None
+    for kept, pooled, x, (h, w) in zip(report.kept, report.pooled, longer, grids, strict=True):
+        assert list(kept[-2:]) == [h * w, h * w + 1]
+        np.testing.assert_array_equal(pooled[-2:], x[-2:])
+    with pytest.raises(ValueError, match="not even with one block per grid"):
+        prune(longer, None, Pruning(max_tokens=8, selector="grid_pool"), grids=grids)
     with pytest.raises(ValueError, match="grid"):
         prune(rows, None, Pruning(keep=0.3, selector="grid_pool"))
     assert prune(rows).pooled is None

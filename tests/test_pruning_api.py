@@ -1,13 +1,11 @@
-"""The settings, the report, and pruning as part of generate, chat and the command line."""
+"""The settings, the report, and pruning as part of generate and chat."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import math
 import threading
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +14,9 @@ from conftest import CASES, Golden, run
 from PIL import Image
 
 import trimtok_cpp
-from trimtok_cpp import ContextOverflowError, Model, PruneReport, Pruning, Result, Stream, cli, prune
+from trimtok_cpp import ContextOverflowError, Model, PruneReport, Pruning, Result, Stream, prune
 from trimtok_cpp.images import load_image
+from trimtok_cpp.pruning import DEFAULT_PRUNING
 
 # --- settings
 
@@ -298,22 +297,45 @@ def test_generate(golden: Golden, case: str, policy: str) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_off_is_off(golden: Golden, case: str) -> None:
     model = Model(golden.lm)
-    plain = asked(model, golden, case)
+    plain = asked(model, golden, case, pruning=None)
     assert plain.token_ids == golden.cases[case]["greedy"]["ids"]
     assert plain.pruning is None
-    none = asked(model, golden, case, pruning=None)
-    assert none.pruning is None
     for all_rows in (1.0, Pruning(max_tokens=10**6), Pruning(fit=True), Pruning(keep=0.2, selector="none")):
         result = asked(model, golden, case, pruning=all_rows)
         assert result.token_ids == plain.token_ids
         assert (result.usage, result.kv_bytes) == (plain.usage, plain.kv_bytes)
+        if case == "text":
+            assert result.pruning is None
+            continue
         assert result.pruning is not None
         assert [k.tolist() for k in result.pruning.kept] == [list(range(m)) for m in result.pruning.n_rows]
         if not (isinstance(all_rows, Pruning) and all_rows.selector == "none"):
             assert result.pruning.reason
             assert result.pruning.reason in result.pruning.summary()
-    assert none.token_ids == plain.token_ids
-    assert (none.usage, none.kv_bytes) == (plain.usage, plain.kv_bytes)
+
+
+def test_the_plain_call_prunes(golden: Golden) -> None:
+    model = Model(golden.lm)
+    images = golden.case_images("multi")
+    plain = model.generate(images, "What differs?", max_tokens=4)
+    same = model.generate(images, "What differs?", max_tokens=4, pruning=DEFAULT_PRUNING)
+    off = model.generate(images, "What differs?", max_tokens=4, pruning=None)
+    assert plain.pruning is not None
+    assert same.pruning is not None
+    assert DEFAULT_PRUNING.keep is not None
+    assert plain.pruning.n_kept == round(DEFAULT_PRUNING.keep * off.usage.visual_tokens)
+    assert plain.pruning.settings == same.pruning.settings
+    assert plain.pruning.settings["keep"] == DEFAULT_PRUNING.keep
+    assert plain.token_ids == same.token_ids
+    assert off.pruning is None
+    parts = [
+        *({"type": "image", "image": path} for path in images),
+        {"type": "text", "text": "What differs?"},
+    ]
+    chat = model.chat([{"role": "user", "content": parts}], max_tokens=4)
+    assert chat.pruning is not None
+    assert [k.tolist() for k in chat.pruning.kept] == [k.tolist() for k in plain.pruning.kept]
+    assert model.generate([], "Hello", max_tokens=1).pruning is None  # nothing to prune
 
 
 def test_same_rows_as_on_arrays(golden: Golden) -> None:
@@ -379,9 +401,14 @@ def test_streaming_and_chat(golden: Golden) -> None:
     assert [k.tolist() for k in stream.result.pruning.kept] == [k.tolist() for k in plain.pruning.kept]
     messages = golden.chat_messages("multi")
     if messages is not None:
-        chat = model.chat(messages, max_tokens=16, pruning=0.3)
-        assert chat.token_ids == plain.token_ids
-        assert chat.usage == plain.usage
+        chat = model.chat(messages, max_tokens=16, pruning=Pruning(keep=0.3, pareto_weight=1))
+        raw = asked(model, golden, pruning=Pruning(keep=0.3, pareto_weight=1))
+        assert chat.usage == raw.usage == plain.usage
+        assert chat.pruning is not None
+        # The words differ (a raw prompt holds the template's too), what is measured of the pictures does not.
+        assert raw.pruning is not None
+        assert chat.pruning.d_intra == raw.pruning.d_intra
+        assert chat.pruning.budgets == raw.pruning.budgets
     with pytest.raises(ValueError, match=r"\[keep\]"):
         asked(model, golden, pruning=1.5)
 
@@ -433,7 +460,7 @@ def test_forty_images(golden: Golden) -> None:
 def test_memory_falls_in_proportion(llava15: Golden, keep: float) -> None:
     model = Model(llava15.lm)
     images = [llava15.image_path(k % 3) for k in range(20)]
-    full = model.generate(images, "What differs?", max_tokens=1)
+    full = model.generate(images, "What differs?", max_tokens=1, pruning=None)
     less = model.generate(images, "What differs?", max_tokens=1, pruning=keep)
     assert less.usage.visual_tokens == round(keep * full.usage.visual_tokens)
     assert less.usage.prompt_tokens - less.usage.visual_tokens == (
@@ -454,7 +481,7 @@ def test_fit(llava15: Golden) -> None:
         count = model.count_tokens(images, "What differs?")
         text = count - count.visual_tokens
         with pytest.raises(ContextOverflowError, match=r"fit=True") as error:
-            model.generate(images, "What differs?", max_tokens=10)
+            model.generate(images, "What differs?", max_tokens=10, pruning=None)
         assert str(count - n_ctx + 1) in str(error.value)  # how many are over
         result = model.generate(images, "What differs?", max_tokens=10, pruning=Pruning(fit=True))
         assert len(result.token_ids) == 10
@@ -466,8 +493,11 @@ def test_fit(llava15: Golden) -> None:
         Model(llava15.lm, n_ctx=text + 3).generate(
             images, "What differs?", max_tokens=10, pruning=Pruning(fit=True)
         )
-    with pytest.raises(ContextOverflowError):  # what was asked for is kept to
-        Model(llava15.lm, n_ctx=100).generate(images, "What differs?", max_tokens=10, pruning=0.9)
+    # What was asked for is kept to, and refused before any picture is encoded.
+    with pytest.raises(ContextOverflowError, match=r"173 of them visual.*fit=True"):
+        Model(llava15.lm, n_ctx=100).generate(
+            images, "What differs?", max_tokens=10, pruning=0.9, stream=True
+        )
 
 
 def test_fit_into_memory(llava15: Golden) -> None:
@@ -486,7 +516,7 @@ def test_positions_beyond_the_trained_context(llava15: Golden) -> None:
     trained = model.info()["n_ctx_train"]
     images = [llava15.image_path(k % 3) for k in range(trained // 64 + 2)]
     with pytest.raises(ContextOverflowError, match="fit=True"):
-        model.generate(images, "What?", max_tokens=2)
+        model.generate(images, "What?", max_tokens=2, pruning=None)
     far = model.generate(images, "What?", max_tokens=2, pruning=0.1)
     near = model.generate(images[:5], "What?", max_tokens=2, pruning=0.1)
     assert far.pruning is not None
@@ -525,63 +555,3 @@ def test_overlays(golden: Golden) -> None:
             for x0, y0, x1, y1 in np.floor(boxes[report.kept[k]] + 0.5).astype(int).tolist():
                 stays[y0:y1, x0:x1] = True
             assert (bright == stays).all()
-
-
-# --- command line
-
-
-def test_run_command(llava15: Golden, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = [flag for path in llava15.case_images("multi") for flag in ("-i", path)]
-    base = ["run", llava15.lm, *flags, "What differs?", "--max-tokens", "4", "--keep", "0.2"]
-    assert cli.main([*base, "--overlay", str(tmp_path / "out")]) == 0
-    out = capsys.readouterr()
-    assert "38 of 192" in out.err
-    files = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert files == ["picture_0.png", "picture_1.png", "picture_2.png"]
-    with Image.open(tmp_path / "out" / "picture_0.png") as picture:
-        assert picture.size == (150, 101)
-    assert cli.main([*base, "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)["pruning"]
-    assert all(report["kept"])
-    assert sum(map(len, report["kept"])) == report["budget"] == 38
-    assert cli.main([*base[:-1], "1.5"]) != 0
-    assert "[keep]" in capsys.readouterr().err
-    assert cli.main([*base[:-2], "--overlay", str(tmp_path / "out")]) == 1  # nothing is pruned
-
-
-def test_bench_command(llava15: Golden, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = [flag for path in llava15.case_images("multi") for flag in ("-i", path)]
-    table = tmp_path / "table.csv"
-    args = ["bench", llava15.lm, *flags, "--keep", "1.0,0.5,0.1", "--tg", "8", "-r", "1", "--csv", str(table)]
-    assert cli.main(args) == 0
-    printed = capsys.readouterr().out
-    for word in ("keep", "tokens", "encode", "prune", "prefill", "first", "KV", "tokens/s"):
-        assert word in printed
-    with table.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [float(row["keep"]) for row in rows] == [1.0, 0.5, 0.1]
-    assert [int(row["visual_tokens"]) for row in rows] == [192, 96, 19]
-    for row in rows:
-        assert int(row["total_visual_tokens"]) == 192
-        assert float(row["first_token_s"]) >= float(row["encode_s"]) + float(row["prefill_s"]) > 0
-        assert float(row["decode_tokens_per_s"]) > 0
-    memory = [float(row["kv_mib"]) for row in rows]
-    assert memory == sorted(memory, reverse=True)
-    assert float(rows[0]["prune_s"]) == 0 < float(rows[2]["prune_s"])
-    assert cli.main([*args[:-2], "--keep", "2"]) != 0
-    assert "keep" in capsys.readouterr().err
-
-
-def test_bench_plot(llava15: Golden, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    args = ["bench", llava15.lm, "-i", llava15.image_path(0), "--keep", "1,0.2", "--tg", "2", "-r", "1"]
-    code = cli.main([*args, "--plot", str(tmp_path / "plot.png")])
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        assert code == 1
-        assert "trimtok-cpp[plot]" in capsys.readouterr().err
-        return
-    assert code == 0
-    with Image.open(tmp_path / "plot.png") as picture:
-        assert picture.size[0] > 400
-        assert len(set(picture.convert("L").getdata())) > 10

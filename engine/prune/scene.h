@@ -6,20 +6,17 @@
 #include <vector>
 
 #include "engine/core/backend.h"
+#include "engine/core/row_grid.h"
 #include "engine/core/run_control.h"
 #include "engine/prune/options.h"
 
 namespace trimtok {
 
-struct GridSize {
-  int32_t width = 0;
-  int32_t height = 0;
-};
-
 struct PruneInput {
   std::vector<ConstMatrix> rows;  // F32 | F16 [m_k, d] each, m_k = 0 allowed
   ConstMatrix text;               // F32 | F16 [M, d] or absent
-  std::vector<GridSize> grids;    // grid_pool only: empty, or one per picture
+  // grid_pool only: empty, or the grids of each picture, which must not overlap.
+  std::vector<std::vector<RowGrid>> grids;
 };
 
 struct Scene {

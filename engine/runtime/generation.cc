@@ -71,17 +71,19 @@ Generation::Generation(std::shared_ptr<Model> model, const std::string& prompt, 
   plan_ = plan_sequence(model_->tokenizer(), prompt, image_plans_, bidirectional);
   if (plan_.n_rows == 0) fail(ErrorCode::kInvalidArgument, "[prompt] is empty; give it text or an image");
   if (plan_.n_visual == 0) options_.prune.reset();
-  if (!options_.prune) check_fits();
+  check_fits(options_.prune ? rows_after_pruning(plan_, image_plans_, *options_.prune) : plan_.n_rows);
 }
 
-void Generation::check_fits() const {
-  if (plan_.n_rows < model_->n_ctx()) return;
+// n_rows: of the prompt as the language model will read it.
+void Generation::check_fits(int64_t n_rows) const {
+  if (n_rows < model_->n_ctx()) return;
+  const int64_t n_visual = n_rows - (plan_.n_rows - plan_.n_visual);
   fail(ErrorCode::kContextOverflow,
        "[prompt] takes %lld tokens (%lld of them visual) and leaves no room for an answer in the context of "
        "%lld: %lld too many; prune with fit=True, use fewer or smaller images, a shorter prompt or a larger "
        "n_ctx (trained: %d)",
-       static_cast<long long>(plan_.n_rows), static_cast<long long>(plan_.n_visual),
-       static_cast<long long>(model_->n_ctx()), static_cast<long long>(plan_.n_rows - model_->n_ctx() + 1),
+       static_cast<long long>(n_rows), static_cast<long long>(n_visual),
+       static_cast<long long>(model_->n_ctx()), static_cast<long long>(n_rows - model_->n_ctx() + 1),
        model_->decoder().info().n_ctx_train);
 }
 
@@ -142,7 +144,7 @@ void Generation::start(const RunControl& control) {
         prune_sequence(*model_, plan_, image_plans_, encoded, *options_.prune, options_.max_tokens, control);
     plan_ = pruned_->plan;
     timings_.prune = watch.seconds();
-    check_fits();
+    check_fits(plan_.n_rows);
   }
   usage_.prompt_tokens = plan_.n_rows;
   usage_.visual_tokens = plan_.n_visual;

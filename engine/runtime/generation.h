@@ -61,7 +61,7 @@ class Generation {
   const std::vector<ImagePlan>& image_plans() const { return image_plans_; }
 
  private:
-  void check_fits() const;
+  void check_fits(int64_t n_rows) const;
   void start(const RunControl& control);
   std::vector<EncodedImage> encode_images(const RunControl& control);
   void fill_rows(const std::vector<EncodedImage>& encoded, const Matrix& rows);

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "engine/core/error.h"
+#include "engine/prune/budget.h"
 
 namespace trimtok {
 
@@ -18,6 +19,23 @@ int64_t room_for_picture_rows(const Model& model, const SequencePlan& plan, int6
   return rows - (plan.n_rows - plan.n_visual) - std::min(max_tokens, model.n_ctx());
 }
 
+int64_t rows_after_pruning(const SequencePlan& plan, const std::vector<ImagePlan>& plans,
+                           const PruneRequest& request) {
+  const auto n_nonempty =
+      std::count_if(plans.begin(), plans.end(), [](const ImagePlan& one) { return one.n_rows > 0; });
+  const BudgetKind kind = request.options.budget;
+  int64_t n_visual = n_nonempty;
+  if (request.options.selector == Selector::k_none) {
+    n_visual = plan.n_visual;
+  } else if (kind == BudgetKind::kKeep || kind == BudgetKind::kMaxTokens) {
+    // grid_pool keeps whole blocks, so at most the budget; it is checked again when that is known.
+    const bool exact = request.options.selector != Selector::k_grid_pool;
+    const int64_t budget = total_budget(request.options, plan.n_visual, n_nonempty);
+    n_visual = exact ? budget : n_nonempty;
+  }
+  return plan.n_rows - plan.n_visual + n_visual;
+}
+
 PrunedSequence prune_sequence(Model& model, const SequencePlan& plan, const std::vector<ImagePlan>& plans,
                               const std::vector<EncodedImage>& encoded, const PruneRequest& request,
                               int64_t max_tokens, const RunControl& control) {
@@ -28,7 +46,7 @@ PrunedSequence prune_sequence(Model& model, const SequencePlan& plan, const std:
     ConstMatrix rows = encoded[k].rows;
     rows.cols = info.n_embd;
     input.rows.push_back(rows);
-    input.grids.push_back({plans[k].grid_width, plans[k].grid_height});
+    input.grids.push_back(plans[k].grids);
   }
   if (request.options.selector != Selector::k_grid_pool) input.grids.clear();
 

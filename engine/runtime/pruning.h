@@ -34,6 +34,10 @@ int64_t kv_bytes_per_row(const Model& model);
 int64_t room_for_picture_rows(const Model& model, const SequencePlan& plan, int64_t max_tokens,
                               int64_t kv_memory_bytes);
 
+// Rows of the pruned sequence, or the fewest that it can have where the budget depends on what pictures show.
+int64_t rows_after_pruning(const SequencePlan& plan, const std::vector<ImagePlan>& plans,
+                           const PruneRequest& request);
+
 // plans[k] and encoded[k] belong to picture k. Throws what prune() throws.
 PrunedSequence prune_sequence(Model& model, const SequencePlan& plan, const std::vector<ImagePlan>& plans,
                               const std::vector<EncodedImage>& encoded, const PruneRequest& request,

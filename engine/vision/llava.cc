@@ -280,8 +280,7 @@ LlavaTower::Layout LlavaTower::lay_out(int32_t width, int32_t height) const {
   ImagePlan& plan = layout.plan;
   plan.view_width = plan.view_height = config_.image_size;
   plan.n_views = 1;
-  plan.grid_width = config_.grid;
-  plan.grid_height = config_.grid;
+  plan.grids.push_back({0, config_.grid, config_.grid, config_.grid});
   // The first view shows the whole picture: stretched, or (1.5) centred on a square.
   const double patch = config_.patch_size, size = config_.image_size;
   const int32_t side = std::max(width, height);
@@ -325,11 +324,15 @@ void LlavaTower::add_tiles(Layout& layout, int32_t width, int32_t height) const 
   };
   if (packing_ == Packing::kFlat) {
     for (int32_t t = 0; t < tile_cols * tile_rows; ++t) {
+      layout.plan.grids.push_back({(t + 1) * grid * grid, grid, grid, grid});
       for (int32_t i = 0; i < grid * grid; ++i) add(t / tile_cols, t % tile_cols, i / grid, i % grid);
     }
     return;
   }
   const GridCut cut = unpad_grid(tile_cols * grid, tile_rows * grid, width, height);
+  const int32_t first = grid * grid, stride = cut.n_cols + 1;
+  layout.plan.grids.push_back({first, cut.n_cols, cut.n_rows, stride});
+  layout.plan.grids.push_back({first + cut.n_cols, 1, cut.n_rows, stride});  // the newline rows
   for (int32_t y = cut.first_row; y < cut.first_row + cut.n_rows; ++y) {
     for (int32_t x = cut.first_col; x < cut.first_col + cut.n_cols; ++x) {
       add(y / grid, x / grid, y % grid, x % grid);

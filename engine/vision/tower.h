@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engine/core/backend.h"
+#include "engine/core/row_grid.h"
 #include "engine/core/run_control.h"
 #include "engine/gguf/file.h"
 #include "engine/vision/image.h"
@@ -32,8 +33,7 @@ struct ImagePlan {
   int32_t n_views = 0;     // pictures (overview, tiles) that go through the tower
   int32_t view_width = 0;  // pixels of each view
   int32_t view_height = 0;
-  int32_t grid_width = 0;  // the first rows are the cells of this grid in raster order; 0: no grid
-  int32_t grid_height = 0;
+  std::vector<RowGrid> grids;  // rows that are neighbours in the picture; they do not overlap
   std::vector<PromptPart> parts;
   std::vector<RowBox> boxes;  // [n_rows]
 };

@@ -88,7 +88,7 @@ py::dict prune_arrays(const std::vector<py::array>& rows, const std::optional<py
     input.text = matrix_view(held_text, "text_rows");
   }
   if (grids) {
-    for (const auto& [height, width] : *grids) input.grids.push_back({width, height});
+    for (const auto& [height, width] : *grids) input.grids.push_back({{0, width, height, width}});
   }
   RunControl control;
   control.poll = [last = Clock::now()]() mutable {

@@ -1,9 +1,10 @@
-"""Answers questions about several images with LLaVA-type models from GGUF files.
+"""Answers questions about many images with GGUF models, reading only the visual tokens that matter.
 
 >>> import trimtok_cpp
 >>> model = trimtok_cpp.Model("llava.gguf")
 >>> answer = model.generate(["a.png", "b.jpg"], "What changed between these pictures?")
 >>> print(answer.text, answer.usage, answer.timings)
+>>> print(answer.pruning.summary())
 """
 
 from ._core import __version__
@@ -16,8 +17,10 @@ from .errors import (
     UnsupportedError,
 )
 from .images import ImageSource
-from .model import Model, Stream
+from .model import Model
+from .pruning import PruneReport, Pruning, prune
 from .result import Result, Timings, TokenCount, Usage
+from .stream import Stream
 
 __all__ = [
     "Cancelled",
@@ -26,6 +29,8 @@ __all__ = [
     "Model",
     "ModelFormatError",
     "NumericsError",
+    "PruneReport",
+    "Pruning",
     "Result",
     "Stream",
     "Timings",
@@ -34,4 +39,5 @@ __all__ = [
     "UnsupportedError",
     "Usage",
     "__version__",
+    "prune",
 ]

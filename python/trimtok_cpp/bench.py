@@ -19,7 +19,16 @@ from .model import Model
 from .pruning import Pruning
 from .result import Result
 
-__all__ = ["KeepTiming", "bench_keep", "check_plot", "table", "write_csv", "write_plot"]
+__all__ = [
+    "KeepTiming",
+    "as_dict",
+    "bench_keep",
+    "check_plot",
+    "synthetic_pictures",
+    "table",
+    "write_csv",
+    "write_plot",
+]
 
 PROMPT = "Describe these pictures and say what differs between them."
 
@@ -51,35 +60,23 @@ def synthetic_pictures(count: int, size: int = 448) -> list[NDArray[np.uint8]]:
 def bench_keep(
     model: Model,
     images: Sequence[ImageSource],
-    keeps: Sequence[float],
+    settings: Sequence[Pruning],
     *,
     n_decode: int,
     repeat: int,
-    pruning: Pruning | None = None,
 ) -> list[KeepTiming]:
-    """Runs every share `repeat` times, in turn, so that a drifting machine treats all alike.
-
-    pruning: selector and its settings; its budget is replaced by each share.
-    """
-    settings = [_with_keep(pruning, keep) for keep in keeps]
+    """Runs every setting (a share in `keep`) `repeat` times, in turn: a drifting machine treats all alike."""
     model.generate(images, PROMPT, max_tokens=1, pruning=settings[-1])  # touches the mapped weights
-    runs: list[list[tuple[float, Result]]] = [[] for _ in keeps]
+    runs: list[list[tuple[float, Result]]] = [[] for _ in settings]
     for _ in range(repeat):
         for one, found in zip(settings, runs, strict=True):
             start = time.perf_counter()
             result = model.generate(images, PROMPT, max_tokens=n_decode + 1, pruning=one)
             found.append((time.perf_counter() - start - result.timings.decode, result))
-    return [_timing(keep, found) for keep, found in zip(keeps, runs, strict=True)]
+    return [_timing(one, found) for one, found in zip(settings, runs, strict=True)]
 
 
-def _with_keep(pruning: Pruning | None, keep: float) -> Pruning:
-    if pruning is None:
-        return Pruning(keep=keep)
-    names = ("selector", "stage1", "d_inter", "align", "positions", "pool", "pareto_weight", "seed")
-    return Pruning(keep=keep, **{name: getattr(pruning, name) for name in names})
-
-
-def _timing(keep: float, found: Sequence[tuple[float, Result]]) -> KeepTiming:
+def _timing(settings: Pruning, found: Sequence[tuple[float, Result]]) -> KeepTiming:
     result = found[0][1]
     report = result.pruning
     if report is None:
@@ -89,7 +86,7 @@ def _timing(keep: float, found: Sequence[tuple[float, Result]]) -> KeepTiming:
         for stage, seconds in _stages(one).items():
             stages.setdefault(stage, []).append(seconds)
     return KeepTiming(
-        keep=keep,
+        keep=settings.keep or 1.0,
         total_visual_tokens=report.n_total,
         visual_tokens=result.usage.visual_tokens,
         prompt_tokens=result.usage.prompt_tokens,
@@ -119,7 +116,7 @@ def table(timings: Sequence[KeepTiming]) -> str:
     head = ("keep", "tokens", "encode s", "prune s", "prefill s", "first token s", "KV MiB", "tokens/s")
     lines = ["".join(f"{name:>{_width(name)}}" for name in head)]
     for t in timings:
-        cells = (
+        cells: tuple[str, ...] = (
             f"{t.keep:g}",
             f"{t.visual_tokens}/{t.total_visual_tokens}",
             f"{t.encode:.3f}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import statistics
@@ -16,8 +15,14 @@ from typing import Any, TextIO
 import numpy as np
 
 from . import _core, gguf_tools
+from .bench import as_dict as keep_as_dict
+from .bench import bench_keep, check_plot, synthetic_pictures, table, write_csv, write_plot
+from .eval import command as eval_command
 from .images import load_image
-from .model import DEVICES, KV_DTYPES, Model, Stream
+from .model import DEVICES, KV_DTYPES, Model
+from .prompt import without_pictures
+from .pruning import DEFAULT_PRUNING, SELECTORS, Pruning
+from .stream import Stream
 
 __all__ = ["main"]
 
@@ -68,7 +73,30 @@ def _load(args: argparse.Namespace, bar: _ProgressBar) -> Model:
     return model
 
 
+def _pruning(args: argparse.Namespace) -> Pruning | None:
+    """The settings that --keep, --selector and their like stand for."""
+    if args.no_pruning:
+        return None
+    budgets = {name: getattr(args, name) for name in ("keep", "max_visual", "coverage", "fit")}
+    given = {name: value for name, value in budgets.items() if value is not None and value is not False}
+    if not given:
+        given = {"keep": DEFAULT_PRUNING.keep}
+    if "max_visual" in given:
+        given["max_tokens"] = given.pop("max_visual")
+    return Pruning(**given, selector=args.selector)
+
+
+def _write_overlays(stream: Stream, folder: str) -> None:
+    report = stream.result.pruning
+    if report is None:
+        raise ValueError("[overlay] nothing was pruned; give pictures and leave --no-pruning out")
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for index, picture in enumerate(report.overlays()):
+        picture.save(Path(folder) / f"picture_{index}.png")
+
+
 def _run(args: argparse.Namespace) -> None:
+    pruning = _pruning(args)
     bar = _ProgressBar(sys.stderr)
     model = _load(args, bar)
     options = model._options(
@@ -82,7 +110,8 @@ def _run(args: argparse.Namespace) -> None:
         args.stop,
     )
     prompt = model._prompt(args.prompt, len(args.image), args.system, args.raw)
-    with Stream(model, prompt, args.image, options, bar.callback) as stream:
+    question = without_pictures(args.prompt)
+    with Stream(model, prompt, args.image, options, bar.callback, pruning, question) as stream:
         for piece in stream:
             bar.clear()
             if not args.json:
@@ -91,10 +120,19 @@ def _run(args: argparse.Namespace) -> None:
     bar.clear()
     result = stream.result
     if args.json:
-        print(json.dumps(dataclasses.asdict(result), ensure_ascii=False))
-        return
-    print(flush=True)
-    print(f"{result.usage}; {result.timings}; finish: {result.finish_reason}", file=sys.stderr)
+        print(json.dumps(result.as_dict(), ensure_ascii=False))
+    else:
+        print(flush=True)
+        print(f"{result.usage}; {result.timings}; finish: {result.finish_reason}", file=sys.stderr)
+        report = result.pruning
+        if report is not None:
+            why = f" ({report.reason})" if report.reason else ""
+            print(
+                f"kept {report.n_kept} of {report.n_total} visual tokens, {report.selector}{why}",
+                file=sys.stderr,
+            )
+    if args.overlay:
+        _write_overlays(stream, args.overlay)
 
 
 def _inspect(args: argparse.Namespace) -> None:
@@ -111,18 +149,48 @@ def _merge(args: argparse.Namespace) -> None:
 
 
 def _bench(args: argparse.Namespace) -> None:
-    bar = _ProgressBar(sys.stderr)
-    model = _load(args, bar)
+    if args.keep is None and (args.csv or args.plot):
+        raise ValueError("[bench] --csv and --plot write the table of --keep; give it, as in --keep 1,0.2")
+    if args.plot:
+        check_plot()
+    keeps = None if args.keep is None else [Pruning(keep=keep, selector=args.selector) for keep in args.keep]
+    model = _load(args, _ProgressBar(sys.stderr))
+    if keeps is None:
+        _bench_phases(model, args)
+    else:
+        _bench_keeps(model, keeps, args)
+
+
+def _bench_keeps(model: Model, keeps: Sequence[Pruning], args: argparse.Namespace) -> None:
+    images = args.image or synthetic_pictures(args.pictures)
+    timings = bench_keep(model, images, keeps, n_decode=args.tg, repeat=args.repeat)
+    info = model._info
+    title = f"{len(images)} pictures, {args.selector}, {info['isa']}, {info['n_threads']} threads"
+    if args.csv:
+        write_csv(timings, args.csv)
+    if args.plot:
+        write_plot(timings, args.plot, title)
+    if args.json:
+        print(json.dumps({**_about(model), "results": [keep_as_dict(timing) for timing in timings]}))
+    else:
+        print(f"{title}, median of {args.repeat}\n{table(timings)}")
+
+
+def _about(model: Model) -> dict[str, Any]:
+    names = ("lm_path", "mmproj_path", "arch", "device", "isa", "n_threads")
+    return {"version": _core.__version__, **{name: model._info[name] for name in names}}
+
+
+def _bench_phases(model: Model, args: argparse.Namespace) -> None:
     info = model._info
     if max(args.pp + 1, args.tg + 16) > info["n_ctx"]:
         raise ValueError(
             f"[bench] --pp {args.pp} or --tg {args.tg} exceeds the context of {info['n_ctx']} rows"
         )
-    rows = [_bench_encode(model, args.image, args.repeat)] if args.image else []
+    rows = [_bench_encode(model, args.image[0], args.repeat)] if args.image else []
     rows += [_bench_prefill(model, args.pp, args.repeat), _bench_decode(model, args.tg, args.repeat)]
     if args.json:
-        about = {key: info[key] for key in ("lm_path", "mmproj_path", "arch", "device", "isa", "n_threads")}
-        print(json.dumps({"version": _core.__version__, **about, "results": rows}))
+        print(json.dumps({**_about(model), "results": rows}))
         return
     head = f"{'test':<10}{'rows':>7}{'seconds':>11}{'tokens/s':>11}"
     print(f"{head}   (median of {args.repeat}; {info['isa']}, {info['n_threads']} threads)")
@@ -206,6 +274,10 @@ def _positive(text: str) -> int:
     return number
 
 
+def _shares(text: str) -> list[float]:
+    return [float(number) for number in text.split(",")]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="trimtok", description="Multi-image GGUF models")
     parser.add_argument("--version", action="version", version=f"trimtok {_core.__version__}")
@@ -237,6 +309,19 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--repeat-penalty", type=float, default=1.0, metavar="X")
     run.add_argument("--seed", type=int, metavar="N")
     run.add_argument("--stop", action="append", metavar="TEXT", help="ends the answer; may be repeated")
+    run.add_argument(
+        "--keep", type=float, metavar="SHARE",
+        help=f"share of the visual tokens that the model reads, in (0, 1] (default {DEFAULT_PRUNING.keep})",
+    )  # fmt: skip
+    run.add_argument("--max-visual", type=int, metavar="N", help="in place of --keep: N visual tokens in all")
+    run.add_argument(
+        "--coverage", type=float, metavar="C",
+        help="in place of --keep: as many as leave no token without a kept one at cosine C, in (0, 1)",
+    )  # fmt: skip
+    run.add_argument("--fit", action="store_true", help="in place of --keep: as many as fit the context")
+    run.add_argument("--selector", choices=SELECTORS, default=DEFAULT_PRUNING.selector)
+    run.add_argument("--no-pruning", action="store_true", help="the model reads every visual token")
+    run.add_argument("--overlay", metavar="DIR", help="write pictures that show what was kept to DIR")
     run.add_argument("--json", action="store_true", help="print the whole result as JSON at the end")
     run.set_defaults(function=_run)
 
@@ -253,7 +338,21 @@ def _parser() -> argparse.ArgumentParser:
     merge.set_defaults(function=_merge)
 
     bench = commands.add_parser("bench", parents=[load], help="time the phases")
-    bench.add_argument("-i", "--image", metavar="FILE", help="time the encoding of this image too")
+    bench.add_argument(
+        "-i", "--image", action="append", default=[], metavar="FILE",
+        help="time the encoding of this image too; may be repeated with --keep",
+    )  # fmt: skip
+    bench.add_argument(
+        "--keep", type=_shares, metavar="A,B",
+        help="compare shares of kept visual tokens, such as 1,0.5,0.2,0.1, from pictures to answer",
+    )  # fmt: skip
+    bench.add_argument(
+        "--pictures", type=_positive, default=4, metavar="N",
+        help="with --keep and without -i: N made-up pictures (default 4)",
+    )  # fmt: skip
+    bench.add_argument("--selector", choices=SELECTORS, default=DEFAULT_PRUNING.selector)
+    bench.add_argument("--csv", metavar="FILE", help="write the table of --keep as CSV")
+    bench.add_argument("--plot", metavar="FILE", help="write the table of --keep as a PNG (needs matplotlib)")
     bench.add_argument("--pp", type=_positive, default=512, metavar="N", help="rows to prefill (default 512)")
     bench.add_argument("--tg", type=_positive, default=64, metavar="N", help="tokens to decode (default 64)")
     bench.add_argument(
@@ -261,6 +360,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     bench.add_argument("--json", action="store_true")
     bench.set_defaults(function=_bench)
+
+    evaluation = commands.add_parser(
+        "eval", help="compare selectors and ratios on questions with known answers"
+    )
+    eval_command.add_arguments(evaluation)
+    evaluation.set_defaults(function=eval_command.run)
 
     kernels = commands.add_parser("kernels", help="show which instruction set serves each op")
     kernels.add_argument("--json", action="store_true")
@@ -278,7 +383,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse has printed
         return stop.code if isinstance(stop.code, int) else 2
     try:
-        args.function(args)
+        code: int | None = args.function(args)
         sys.stdout.flush()
     except KeyboardInterrupt:
         print("\ntrimtok: interrupted", file=sys.stderr)
@@ -293,4 +398,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = " ".join(str(error).split()) or type(error).__name__
         print(f"trimtok: error: {text}", file=sys.stderr)
         return 1
-    return 0
+    return code or 0

@@ -9,35 +9,33 @@ import os
 import secrets
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, TypedDict, overload
+from typing import Any, Literal, overload
 
 from . import _core
 from .images import ImageSource, as_sources, load_image
-from .prompt import ChatFormat, Message, clean, parse_messages, place_images, raw_prompt
+from .prompt import (
+    ChatFormat,
+    Message,
+    clean,
+    last_question,
+    parse_messages,
+    place_images,
+    raw_prompt,
+    without_pictures,
+)
+from .pruning import DEFAULT_PRUNING, Pruning
 from .result import Result, TokenCount
+from .stream import GenerateOptions, Progress, Stream
 
-__all__ = ["Model", "Stream"]
+__all__ = ["Model"]
 
-_Progress = Callable[[str, int, int], None]
 _MAX_SEED = 2**64 - 1
 _MAX_INT32 = 2**31 - 1
 _TINY = 1.2e-38  # smallest normal float32, the engine's type for these numbers
 DEVICES = ("auto", "cpu", "cuda")
 KV_DTYPES = ("f16", "bf16", "q8_0", "f32")
-
-
-class _Options(TypedDict):
-    max_tokens: int
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    repeat_penalty: float
-    seed: int
-    stop: list[str]
 
 
 class Model:
@@ -73,7 +71,7 @@ class Model:
         self._open(path, mmproj, device, n_ctx, n_threads, kv_dtype, seed, None)
 
     @classmethod
-    def _with_progress(cls, path: str, progress: _Progress | None, **options: Any) -> Model:
+    def _with_progress(cls, path: str, progress: Progress | None, **options: Any) -> Model:
         """As the constructor; `progress(phase, done, total)` is called while loading (for the CLI)."""
         model = cls.__new__(cls)
         defaults: dict[str, Any] = {
@@ -96,7 +94,7 @@ class Model:
         n_threads: int | None,
         kv_dtype: str,
         seed: int | None,
-        progress: _Progress | None,
+        progress: Progress | None,
     ) -> None:
         self._seed = None if seed is None else _integer("seed", seed, 0, _MAX_SEED)
         self._core = _core.Model(
@@ -134,6 +132,7 @@ class Model:
         seed: int | None = None,
         stop: str | Sequence[str] | None = None,
         system: str | None = None,
+        pruning: Pruning | float | None = DEFAULT_PRUNING,
         stream: Literal[False] = False,
         raw: bool = False,
     ) -> Result: ...
@@ -153,6 +152,7 @@ class Model:
         seed: int | None = None,
         stop: str | Sequence[str] | None = None,
         system: str | None = None,
+        pruning: Pruning | float | None = DEFAULT_PRUNING,
         stream: Literal[True],
         raw: bool = False,
     ) -> Stream: ...
@@ -171,6 +171,7 @@ class Model:
         seed: int | None = None,
         stop: str | Sequence[str] | None = None,
         system: str | None = None,
+        pruning: Pruning | float | None = DEFAULT_PRUNING,
         stream: bool = False,
         raw: bool = False,
     ) -> Result | Stream:
@@ -181,6 +182,8 @@ class Model:
         max_tokens: at least 1. temperature: >= 0; 0 always takes the most likely token. top_k: >= 0; 0 is
         off. top_p: in (0, 1]. min_p: in [0, 1). repeat_penalty: > 0; 1 is off. seed: 0 .. 2**64 - 1.
         stop: texts that end the answer (they are not part of it). system: a system message.
+        pruning: which visual tokens the language model reads. A number is the share that stays, a Pruning
+        says more, None keeps all; Result.pruning reports what was done. The default is Pruning(keep=0.5).
         stream: returns a Stream at once, which yields text as it comes.
         raw: `prompt` is the final text, special tokens included; only "<image>" is replaced, without one the
         images go in front with nothing around them. The chat template is not used.
@@ -190,9 +193,10 @@ class Model:
         generation stopped by `cancel()` returns what there is, with finish_reason "cancelled".
         """
         options = self._options(max_tokens, temperature, top_k, top_p, min_p, repeat_penalty, seed, stop)
+        keep = Pruning.of(pruning)
         sources = as_sources(images)
         text = self._prompt(prompt, len(sources), system, raw)
-        return self._run(text, sources, options, stream)
+        return self._run(text, sources, options, keep, without_pictures(prompt), stream)
 
     @overload
     def chat(
@@ -208,6 +212,7 @@ class Model:
         seed: int | None = None,
         stop: str | Sequence[str] | None = None,
         system: str | None = None,
+        pruning: Pruning | float | None = DEFAULT_PRUNING,
         stream: Literal[False] = False,
     ) -> Result: ...
 
@@ -225,6 +230,7 @@ class Model:
         seed: int | None = None,
         stop: str | Sequence[str] | None = None,
         system: str | None = None,
+        pruning: Pruning | float | None = DEFAULT_PRUNING,
         stream: Literal[True],
     ) -> Stream: ...
 
@@ -241,6 +247,7 @@ class Model:
         seed: int | None = None,
         stop: str | Sequence[str] | None = None,
         system: str | None = None,
+        pruning: Pruning | float | None = DEFAULT_PRUNING,
         stream: bool = False,
     ) -> Result | Stream:
         """Continues a conversation of OpenAI-style messages.
@@ -249,16 +256,19 @@ class Model:
         {"type": "text", "text": ...}, {"type": "image_url", "image_url": path or data URL, or {"url": ...}}
         or {"type": "image", "image": anything that `generate` takes}. Nothing is fetched from a network.
         "<image>" inside a text is ordinary text here. The template decides whether pictures stay between
-        texts (LLaVA's puts a message's pictures first). Other arguments, result and errors: see `generate`.
+        texts (LLaVA's puts a message's pictures first). The pruner listens to the words of the last user
+        message. Other arguments, result and errors: see `generate`.
         """
         options = self._options(max_tokens, temperature, top_k, top_p, min_p, repeat_penalty, seed, stop)
+        keep = Pruning.of(pruning)
         parsed, sources = parse_messages(messages)
         if system is not None:
             if any(message.role == "system" for message in parsed):
                 raise ValueError("[system] is given, and messages hold a system message too; use one of them")
             parsed.insert(0, Message("system", (clean(system, "system"),)))
         self._check_vision(len(sources))
-        return self._run(self._chat_format().render(parsed), sources, options, stream)
+        text = self._chat_format().render(parsed)
+        return self._run(text, sources, options, keep, last_question(parsed), stream)
 
     def count_tokens(
         self,
@@ -268,7 +278,7 @@ class Model:
         system: str | None = None,
         raw: bool = False,
     ) -> TokenCount:
-        """How many rows of context `generate` would use for this prompt; nothing runs.
+        """How many rows of context `generate` would use for this prompt without pruning; nothing runs.
 
         An int (its `visual_tokens` are those of the images); may exceed the context. Errors as in `generate`.
         """
@@ -325,7 +335,7 @@ class Model:
         repeat_penalty: float,
         seed: int | None,
         stop: str | Sequence[str] | None,
-    ) -> _Options:
+    ) -> GenerateOptions:
         if seed is None:
             seed = secrets.randbits(64) if self._seed is None else self._seed
         return {
@@ -343,116 +353,18 @@ class Model:
         self,
         prompt: str,
         sources: Sequence[ImageSource],
-        options: _Options,
+        options: GenerateOptions,
+        pruning: Pruning | None,
+        question: str,
         stream: bool,
-        progress: _Progress | None = None,
     ) -> Result | Stream:
-        running = Stream(self, prompt, sources, options, progress)
+        running = Stream(self, prompt, sources, options, None, pruning, question)
         if stream:
             return running
         with running:
             for _ in running:
                 pass
         return running.result
-
-
-class Stream(Iterator[str]):
-    """An answer as it is made: iterate for pieces of text, always whole characters.
-
-    The first step encodes the images and reads the prompt. `result` is the state so far, complete after the
-    last piece. An abandoned stream stops; `close()` (or a `with` block) frees its memory at once.
-    """
-
-    def __init__(
-        self,
-        model: Model,
-        prompt: str,
-        sources: Sequence[ImageSource],
-        options: _Options,
-        progress: _Progress | None,
-    ) -> None:
-        self._seed = options["seed"]
-        self._model = model
-        self._cancelled = False
-        # A step and a look at the result exclude each other; a signal handler may look during a step.
-        self._step = threading.RLock()
-        self._generation: _core.Generation | None = None
-        self._result: Result | None = None
-        self._enter()
-        try:
-            arrays = [load_image(source, index) for index, source in enumerate(sources)]
-            self._generation = model._core.generate(prompt, arrays, **options, progress=progress)
-            if self._cancelled:  # by another thread while the images were read
-                self._generation.cancel()
-        except BaseException:
-            self._leave()
-            raise
-
-    def __iter__(self) -> Stream:  # noqa: D105
-        return self
-
-    def __next__(self) -> str:  # noqa: D105
-        with self._step:
-            if self._generation is None:
-                raise StopIteration
-            try:
-                piece: str | None = self._generation.next()
-            except BaseException:
-                self._finish("")
-                raise
-            if piece is None:
-                self._finish("")
-                raise StopIteration
-            return piece
-
-    @property
-    def result(self) -> Result:
-        """The answer so far; `finish_reason` is "" until it is complete."""
-        with self._step:
-            if self._generation is not None:
-                return Result.from_core(self._generation.result(), self._seed)
-            if self._result is None:
-                raise RuntimeError("[stream] its construction failed; it has no result")
-            return self._result
-
-    def cancel(self) -> None:
-        """Ends the answer within one layer of work, from any thread."""
-        self._cancelled = True
-        generation = self._generation
-        if generation is not None:
-            generation.cancel()
-
-    def close(self) -> None:
-        """Ends the answer and frees its memory; `result` keeps what there is. May be called twice."""
-        self.cancel()
-        with self._step:
-            self._finish("cancelled")
-
-    def _finish(self, reason: str) -> None:
-        """Keeps the result; `reason` is for an answer that the engine has not ended itself."""
-        if self._generation is not None:
-            raw = self._generation.result()
-            self._result = Result.from_core(
-                raw | {"finish_reason": raw["finish_reason"] or reason}, self._seed
-            )
-            self._generation = None
-            self._leave()
-
-    def __enter__(self) -> Stream:  # noqa: D105
-        return self
-
-    def __exit__(  # noqa: D105
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _enter(self) -> None:
-        with self._model._lock:
-            self._model._running.add(self)
-
-    def _leave(self) -> None:
-        with self._model._lock:
-            self._model._running.discard(self)
 
 
 def _file(name: str, value: str | os.PathLike[str]) -> str:

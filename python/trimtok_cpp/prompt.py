@@ -20,7 +20,17 @@ from .errors import ModelFormatError, UnsupportedError
 from .images import ImageSource
 from .templates import ChatTemplate
 
-__all__ = ["IMAGE_TAG", "ChatFormat", "Message", "Picture", "parse_messages", "place_images", "raw_prompt"]
+__all__ = [
+    "IMAGE_TAG",
+    "ChatFormat",
+    "Message",
+    "Picture",
+    "last_question",
+    "parse_messages",
+    "place_images",
+    "raw_prompt",
+    "without_pictures",
+]
 
 IMAGE_TAG: Final = "<image>"
 MARKER: Final = "\ufdd1"
@@ -91,6 +101,19 @@ def _count_tags(text: str, n_images: int) -> int:
             "give every image one marker, or write none to have the images first"
         )
     return found
+
+
+def without_pictures(prompt: str) -> str:
+    """The user's words alone, for the pruner."""
+    return clean(prompt, "prompt").replace(IMAGE_TAG, "")
+
+
+def last_question(messages: Sequence[Message]) -> str:
+    """The words of the last user message: what is being asked now."""
+    for message in reversed(messages):
+        if message.role == "user":
+            return "".join(part for part in message.parts if isinstance(part, str))
+    return ""
 
 
 def parse_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[list[Message], list[ImageSource]]:

@@ -6,7 +6,7 @@ import math
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from PIL import Image
 
 from . import _core
 
-__all__ = ["PruneReport", "Pruning", "prune"]
+__all__ = ["DEFAULT_PRUNING", "PruneReport", "Pruning", "prune"]
 
 SELECTORS = (
     "trimtokenator-lc",
@@ -156,6 +156,10 @@ class Pruning:
             raise ValueError(f"[{name}] is {given!r}, must be one of {', '.join(allowed)}")
 
 
+# What a call gets that says nothing about pruning.
+DEFAULT_PRUNING: Final = Pruning(keep=0.5)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class PruneReport:
     """What was selected, and on what grounds; lists run over the pictures.
@@ -232,7 +236,9 @@ class PruneReport:
     def summary(self) -> str:
         """A table: tokens, stage-1 budget, kept tokens and D_intra of each picture; measures and times."""
         lines = [f"{'picture':>7}{'tokens':>9}{'budget':>9}{'kept':>9}{'kept %':>9}{'D_intra':>9}"]
-        d_intras = self.d_intra or [None] * len(self.n_rows)  # nothing is measured where nothing ran
+        d_intras: Sequence[float | None] = self.d_intra or [None] * len(
+            self.n_rows
+        )  # nothing is measured where nothing ran
         rows = zip(self.n_rows, self.budgets, self.kept, d_intras, strict=True)
         for index, (n_rows, budget, kept, d_intra) in enumerate(rows):
             share = _share(len(kept), n_rows)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .pruning import PruneReport
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = ["Result", "Timings", "TokenCount", "Usage"]
 
@@ -13,7 +19,7 @@ __all__ = ["Result", "Timings", "TokenCount", "Usage"]
 class Usage:
     """Tokens of one generation.
 
-    `prompt_tokens` counts every row of the prompt, the `visual_tokens` of the pictures included.
+    `prompt_tokens` counts every row that the language model read, the `visual_tokens` that stayed included.
     """
 
     prompt_tokens: int
@@ -50,7 +56,7 @@ class TokenCount(int):
 
 @dataclass(frozen=True)
 class Timings:
-    """Wall-clock seconds: `load` of the model, `encode` of each picture, `prefill`, `decode`.
+    """Wall-clock seconds: `load` of the model, `encode` of each picture, `prune`, `prefill`, `decode`.
 
     Rates are 0.0 where nothing was measured. The first answer token comes out of the prefill, so the decode
     rate counts the tokens after it.
@@ -58,6 +64,7 @@ class Timings:
 
     load: float
     encode: tuple[float, ...]
+    prune: float
     prefill: float
     decode: float
     prefill_tokens_per_second: float
@@ -65,8 +72,9 @@ class Timings:
 
     def __str__(self) -> str:  # noqa: D105
         encode = " + ".join(f"{seconds:.3f}" for seconds in self.encode) or "0"
+        prune = f"prune {self.prune:.3f} s, " if self.prune else ""
         return (
-            f"load {self.load:.3f} s, encode {encode} s, "
+            f"load {self.load:.3f} s, encode {encode} s, {prune}"
             f"prefill {self.prefill:.3f} s ({self.prefill_tokens_per_second:.1f} tokens/s), "
             f"decode {self.decode:.3f} s ({self.decode_tokens_per_second:.1f} tokens/s)"
         )
@@ -79,6 +87,7 @@ class Result:
     `finish_reason` is "stop" (end token or stop string), "length" (max_tokens or the context is used up),
     "cancelled", or "" while the answer is being made or after an error. `token_ids` holds every sampled
     token but the end token. `seed` repeats the answer. `kv_bytes` is the memory of the key/value cache.
+    `pruning` says which visual tokens stayed and why; None where pruning was off or there was no picture.
     """
 
     text: str
@@ -88,18 +97,34 @@ class Result:
     timings: Timings = field(repr=False)
     seed: int
     kv_bytes: int = field(repr=False)
+    pruning: PruneReport | None = field(default=None, repr=False)
 
     def __str__(self) -> str:  # noqa: D105
         return self.text
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain lists, texts and numbers, for JSON."""
+        out = {
+            name: getattr(self, name) for name in ("text", "token_ids", "finish_reason", "seed", "kv_bytes")
+        }
+        out |= {"usage": asdict(self.usage), "timings": asdict(self.timings)}
+        out["pruning"] = None if self.pruning is None else self.pruning.as_dict()
+        return out
+
     @classmethod
-    def from_core(cls, raw: Mapping[str, Any], seed: int) -> Result:
-        """From the dictionary of the extension's Generation.result()."""
+    def empty(cls, seed: int) -> Result:
+        """The answer before anything has run."""
+        return cls("", [], "", Usage(0, 0, 0), Timings(0.0, (), 0.0, 0.0, 0.0, 0.0, 0.0), seed, 0)
+
+    @classmethod
+    def from_core(cls, raw: Mapping[str, Any], seed: int, pictures: Sequence[NDArray[np.uint8]]) -> Result:
+        """From the dictionary of the extension's Generation.result(); `pictures` are for overlays."""
         usage = Usage(**raw["usage"])
         seconds = raw["timings"]
         timings = Timings(
             load=seconds["load"],
             encode=tuple(seconds["encode"]),
+            prune=seconds["prune"],
             prefill=seconds["prefill"],
             decode=seconds["decode"],
             prefill_tokens_per_second=_rate(usage.prompt_tokens, seconds["prefill"]),
@@ -113,6 +138,7 @@ class Result:
             timings=timings,
             seed=seed,
             kv_bytes=raw["kv_bytes"],
+            pruning=None if raw["pruning"] is None else PruneReport.from_core(raw["pruning"], pictures),
         )
 
 

@@ -80,6 +80,7 @@ struct Q5_1 {
 struct IQ4_NL {
   TT_TYPE_32(IQ4_NL)
   static constexpr bool kHasMin = kBookMins;
+  static constexpr const CodeBook& kBook = kBookT16;
   static TT_INLINE void scales(const Block* b, Scales& s) { book_scales(d8(b), kBookT16, s); }
   static TT_INLINE Codes codes(const Block* b, int part) { return nibble_pairs(b[part].qs, kBookT16); }
 };
@@ -90,6 +91,7 @@ struct MXFP4 {
   static constexpr int kElems = 32;
   static constexpr int kGroup = 32;
   static constexpr bool kHasMin = kBookMins;
+  static constexpr const CodeBook& kBook = kBookT4;
   static TT_INLINE void scales(const Block* b, Scales& s) {
     TT_UNROLL
     for (int i = 0; i < kParts; ++i) s.scale[i] = f32_from_e8m0_half(b[i].e);
@@ -250,6 +252,7 @@ struct IQ4_XS {
   static constexpr int kElems = 256;
   static constexpr int kGroup = 32;
   static constexpr bool kHasMin = kBookMins;
+  static constexpr const CodeBook& kBook = kBookT16;
   // Spreads the 4-bit and the 2-bit fields to one byte per group.
   static TT_INLINE void scales(const Block* b, Scales& s) {
     uint64_t low = load_u32(b->scales_l);

@@ -399,6 +399,12 @@ TT_INLINE void decode_super(const typename Q::Block* blocks, float* out) {
     for (int j = 0; j < kPer32; ++j) {
       const int g = (32 * part + kLanes * j) / Q::kGroup;
       const Vf scale = vset1(s.scale[g]);
+      if constexpr (Q::kHasMin && requires { Q::kBook; }) {
+        // Scale times base alone may overflow where the value does not.
+        vstore(out + 32 * part + kLanes * j,
+               vmul(vadd(q.v[j], vset1(static_cast<float>(Q::kBook.base))), scale));
+        continue;
+      }
       // The product is exact (11 bits of f16 times at most 6 + 5), so fusing changes nothing.
       const Vf v = Q::kHasMin ? vfma(q.v[j], scale, vset1(min[g])) : vmul(q.v[j], scale);
       vstore(out + 32 * part + kLanes * j, v);
