@@ -466,6 +466,9 @@ def test_memory_falls_in_proportion(llava15: Golden, keep: float) -> None:
     assert less.usage.prompt_tokens - less.usage.visual_tokens == (
         full.usage.prompt_tokens - full.usage.visual_tokens
     )
+    # Matrices take work in proportion to the rows, attention less than that.
+    share = less.usage.prompt_tokens / full.usage.prompt_tokens
+    assert share**2 < less.prefill_flops / full.prefill_flops < share
     per_row = full.kv_bytes / (full.usage.prompt_tokens + 1)
     assert less.kv_bytes == pytest.approx(per_row * (less.usage.prompt_tokens + 1), rel=1e-6)
 

@@ -53,7 +53,7 @@ def test_bench_command(llava15: Golden, tmp_path: Path, capsys: pytest.CaptureFi
     args = ["bench", llava15.lm, *flags, "--keep", "1.0,0.5,0.1", "--tg", "8", "-r", "1", "--csv", str(table)]
     assert cli.main(args) == 0
     printed = capsys.readouterr().out
-    for word in ("keep", "tokens", "encode", "prune", "prefill", "first", "KV", "tokens/s"):
+    for word in ("keep", "tokens", "encode", "prune", "prefill", "first", "GFLOP", "KV", "tokens/s"):
         assert word in printed
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -63,6 +63,9 @@ def test_bench_command(llava15: Golden, tmp_path: Path, capsys: pytest.CaptureFi
         assert int(row["total_visual_tokens"]) == 192
         assert float(row["first_token_s"]) >= float(row["encode_s"]) + float(row["prefill_s"]) > 0
         assert float(row["decode_tokens_per_s"]) > 0
+    work = [float(row["prefill_gflop"]) for row in rows]
+    assert work == sorted(work, reverse=True)
+    assert work[2] < 0.4 * work[0]
     memory = [float(row["kv_mib"]) for row in rows]
     assert memory == sorted(memory, reverse=True)
     assert float(rows[0]["prune_s"]) == 0 < float(rows[2]["prune_s"])

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <numeric>
 
 #include "engine/core/error.h"
 
@@ -63,6 +64,10 @@ Generation::Generation(std::shared_ptr<Model> model, const std::string& prompt, 
       options_((validate(options), std::move(options))),
       sampler_(options_.sampling, model_->tokenizer().suppressed()),
       stream_(model_->tokenizer()) {
+  if (!options_.image_keys.empty() && options_.image_keys.size() != images_.size()) {
+    fail(ErrorCode::kInvalidArgument, "[image_keys] has %zu entries for %zu images",
+         options_.image_keys.size(), images_.size());
+  }
   for (const Image& image : images_) {
     check_image(image.view());
     image_plans_.push_back(model_->require_tower().plan(image.width, image.height));
@@ -87,8 +92,8 @@ void Generation::check_fits(int64_t n_rows) const {
        model_->decoder().info().n_ctx_train);
 }
 
-std::vector<EncodedImage> Generation::encode_images(const RunControl& control) {
-  std::vector<EncodedImage> encoded;
+std::vector<std::shared_ptr<const EncodedImage>> Generation::encode_images(const RunControl& control) {
+  std::vector<std::shared_ptr<const EncodedImage>> encoded;
   const int64_t n_images = static_cast<int64_t>(images_.size());
   for (int64_t k = 0; k < n_images; ++k) {
     RunControl inner = control;
@@ -97,18 +102,30 @@ std::vector<EncodedImage> Generation::encode_images(const RunControl& control) {
         control.progress(phase, k * total + done, n_images * total);
       };
     }
+    const size_t index = static_cast<size_t>(k);
+    const std::string key = options_.image_keys.empty() ? std::string() : options_.image_keys[index];
+    ImageCache& cache = model_->image_cache();
+    std::shared_ptr<const EncodedImage>& image = encoded.emplace_back();
+    if (!key.empty()) image = cache.find(key);
+    if (image != nullptr) {
+      timings_.encode.push_back(0.0);
+      continue;
+    }
     const Stopwatch watch;
-    std::lock_guard lock(model_->compute_mutex());
-    encoded.push_back(
-        model_->tower()->encode(model_->backend(), images_[static_cast<size_t>(k)].view(), inner));
+    {
+      std::lock_guard lock(model_->compute_mutex());
+      image = std::make_shared<const EncodedImage>(
+          model_->tower()->encode(model_->backend(), images_[index].view(), inner));
+    }
     timings_.encode.push_back(watch.seconds());
+    if (!key.empty()) cache.add(key, image);
   }
   images_.clear();
   return encoded;
 }
 
 // Puts embeddings of text and rows of pictures where the plan wants them.
-void Generation::fill_rows(const std::vector<EncodedImage>& encoded, const Matrix& rows) {
+void Generation::fill_rows(const std::vector<ConstMatrix>& picture_rows, const Matrix& rows) {
   const size_t bytes = static_cast<size_t>(rows.cols) * sizeof(float);
   int64_t index = 0;
   for (const Segment& segment : plan_.segments) {
@@ -124,7 +141,8 @@ void Generation::fill_rows(const std::vector<EncodedImage>& encoded, const Matri
     const bool pooled = pruned_ && !pruned_->result.pooled.empty();
     for (int64_t i = 0; i < segment.n_rows; ++i) {
       const int64_t row = segment.row_start + i;
-      const void* from = static_cast<const std::byte*>(encoded[k].rows.data) + row * encoded[k].rows.stride;
+      const ConstMatrix& all = picture_rows[k];
+      const void* from = static_cast<const std::byte*>(all.data) + row * all.stride;
       if (pooled) {
         const std::vector<int32_t>& kept = pruned_->result.report.kept[k];
         const int64_t place = std::lower_bound(kept.begin(), kept.end(), row) - kept.begin();
@@ -137,11 +155,13 @@ void Generation::fill_rows(const std::vector<EncodedImage>& encoded, const Matri
 
 void Generation::start(const RunControl& control) {
   timings_.load = model_->load_seconds();
-  const std::vector<EncodedImage> encoded = encode_images(control);
+  const std::vector<std::shared_ptr<const EncodedImage>> encoded = encode_images(control);
+  std::vector<ConstMatrix> picture_rows;
+  for (const auto& image : encoded) picture_rows.push_back(image->rows);
   if (options_.prune) {
     const Stopwatch watch;
-    pruned_ =
-        prune_sequence(*model_, plan_, image_plans_, encoded, *options_.prune, options_.max_tokens, control);
+    pruned_ = prune_sequence(*model_, plan_, image_plans_, picture_rows, *options_.prune, options_.max_tokens,
+                             control);
     plan_ = pruned_->plan;
     timings_.prune = watch.seconds();
     check_fits(plan_.n_rows);
@@ -154,10 +174,13 @@ void Generation::start(const RunControl& control) {
   const DecoderInfo& info = model_->decoder().info();
   const Buffer storage(static_cast<size_t>(plan_.n_rows) * static_cast<size_t>(info.n_embd) * sizeof(float));
   const Matrix rows = {storage.data(), Dtype::kF32, plan_.n_rows, info.n_embd, info.n_embd * 4};
-  fill_rows(encoded, rows);
+  fill_rows(picture_rows, rows);
   sequence_ = std::make_unique<Sequence>(model_);
   sequence_->reserve(plan_.n_rows + std::min(options_.max_tokens, kAnswerRows));
   kv_bytes_ = sequence_->kv_bytes();
+  const double seen = std::accumulate(plan_.visible_end.begin(), plan_.visible_end.end(), 0.0);
+  prefill_flops_ = static_cast<double>(plan_.n_rows) * info.flops_per_row +
+                   4.0 * seen * info.n_layers * info.n_heads * info.head_dim;
   logits_.resize(static_cast<size_t>(info.n_vocab));
   sequence_->prefill({rows, plan_.positions, plan_.visible_end}, options_.chunk,
                      {logits_.data(), Dtype::kF32, 1, info.n_vocab, info.n_vocab * 4}, control);

@@ -22,6 +22,8 @@ struct GenerateOptions {
   std::vector<std::string> stop;
   int64_t chunk = 512;                // rows per prefill batch
   std::optional<PruneRequest> prune;  // none: every row stays
+  // One per image, equal for equal pixels and sizes; or empty: nothing is remembered.
+  std::vector<std::string> image_keys;
 };
 
 struct Usage {
@@ -32,7 +34,7 @@ struct Usage {
 
 struct Timings {  // seconds
   double load = 0;
-  std::vector<double> encode;  // per picture
+  std::vector<double> encode;  // per picture; 0 where its rows were remembered
   double prune = 0;
   double prefill = 0;
   double decode = 0;
@@ -56,6 +58,8 @@ class Generation {
   const Usage& usage() const { return usage_; }
   const Timings& timings() const { return timings_; }
   size_t kv_bytes() const { return kv_bytes_; }
+  // Work of the prefill: matrices and attention over what each row may see (windows of layers left out).
+  double prefill_flops() const { return prefill_flops_; }
   // Null when pruning was not asked for, there are no pictures, or prefill has not begun.
   const PrunedSequence* pruned() const { return pruned_ ? &*pruned_ : nullptr; }
   const std::vector<ImagePlan>& image_plans() const { return image_plans_; }
@@ -63,8 +67,8 @@ class Generation {
  private:
   void check_fits(int64_t n_rows) const;
   void start(const RunControl& control);
-  std::vector<EncodedImage> encode_images(const RunControl& control);
-  void fill_rows(const std::vector<EncodedImage>& encoded, const Matrix& rows);
+  std::vector<std::shared_ptr<const EncodedImage>> encode_images(const RunControl& control);
+  void fill_rows(const std::vector<ConstMatrix>& picture_rows, const Matrix& rows);
   std::string step(const RunControl& control);
   std::string release(size_t n);
   std::string finish(const char* reason);
@@ -91,6 +95,7 @@ class Generation {
   Usage usage_;
   Timings timings_;
   size_t kv_bytes_ = 0;
+  double prefill_flops_ = 0;
 };
 
 }  // namespace trimtok

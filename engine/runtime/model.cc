@@ -46,6 +46,7 @@ std::shared_ptr<Model> Model::load(const ModelOptions& options, const RunControl
   constexpr int64_t kSteps = 4;
   model->kv_dtype_ = kv_dtype_from_name(options.kv_dtype.c_str());
   model->backend_ = make_backend(options);
+  model->image_cache_ = std::make_unique<ImageCache>(options.image_cache_bytes);
   control.step("load", 0, kSteps);
   model->files_ = find_model_files(options.path, options.mmproj);
   control.step("load", 1, kSteps);

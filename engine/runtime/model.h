@@ -11,6 +11,7 @@
 #include "engine/core/run_control.h"
 #include "engine/gguf/file.h"
 #include "engine/language/decoder.h"
+#include "engine/runtime/image_cache.h"
 #include "engine/text/tokenizer.h"
 #include "engine/vision/tower.h"
 
@@ -23,6 +24,7 @@ struct ModelOptions {
   std::string kv_dtype = "f16";  // f16 | bf16 | q8_0 | f32
   int64_t n_ctx = 0;             // 0: the trained context
   int32_t n_threads = 0;         // 0: every CPU this process may use
+  size_t image_cache_bytes = 0;  // rows of pictures that are remembered
 };
 
 // Immutable after loading; compute is serialised by a mutex, so sequences of several threads may interleave.
@@ -40,6 +42,7 @@ class Model {
   const std::vector<std::string>& notes() const { return files_.notes; }
   Backend& backend() { return *backend_; }
   std::mutex& compute_mutex() { return compute_mutex_; }
+  ImageCache& image_cache() { return *image_cache_; }
   Dtype kv_dtype() const { return kv_dtype_; }
   int64_t n_ctx() const { return n_ctx_; }
   double load_seconds() const { return load_seconds_; }
@@ -52,6 +55,7 @@ class Model {
   std::unique_ptr<Decoder> decoder_;
   std::unique_ptr<Tower> tower_;
   std::mutex compute_mutex_;
+  std::unique_ptr<ImageCache> image_cache_;
   Dtype kv_dtype_ = Dtype::kF16;
   int64_t n_ctx_ = 0;
   double load_seconds_ = 0;

@@ -37,13 +37,13 @@ int64_t rows_after_pruning(const SequencePlan& plan, const std::vector<ImagePlan
 }
 
 PrunedSequence prune_sequence(Model& model, const SequencePlan& plan, const std::vector<ImagePlan>& plans,
-                              const std::vector<EncodedImage>& encoded, const PruneRequest& request,
+                              const std::vector<ConstMatrix>& picture_rows, const PruneRequest& request,
                               int64_t max_tokens, const RunControl& control) {
   const DecoderInfo& info = model.decoder().info();
   PruneInput input;
-  for (size_t k = 0; k < encoded.size(); ++k) {
+  for (size_t k = 0; k < picture_rows.size(); ++k) {
     // A row's extra slices follow the main one and are gathered with it; they have no say in the choice.
-    ConstMatrix rows = encoded[k].rows;
+    ConstMatrix rows = picture_rows[k];
     rows.cols = info.n_embd;
     input.rows.push_back(rows);
     input.grids.push_back(plans[k].grids);

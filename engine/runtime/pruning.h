@@ -38,9 +38,9 @@ int64_t room_for_picture_rows(const Model& model, const SequencePlan& plan, int6
 int64_t rows_after_pruning(const SequencePlan& plan, const std::vector<ImagePlan>& plans,
                            const PruneRequest& request);
 
-// plans[k] and encoded[k] belong to picture k. Throws what prune() throws.
+// plans[k] and picture_rows[k] belong to picture k. Throws what prune() throws.
 PrunedSequence prune_sequence(Model& model, const SequencePlan& plan, const std::vector<ImagePlan>& plans,
-                              const std::vector<EncodedImage>& encoded, const PruneRequest& request,
+                              const std::vector<ConstMatrix>& picture_rows, const PruneRequest& request,
                               int64_t max_tokens, const RunControl& control);
 
 }  // namespace trimtok

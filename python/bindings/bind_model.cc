@@ -48,11 +48,11 @@ RunControl make_control(const std::optional<py::function>& progress) {
 }
 
 ModelPtr load_model(const std::string& path, const std::string& mmproj, const std::string& device,
-                    const std::string& kv_dtype, int64_t n_ctx, int32_t n_threads,
+                    const std::string& kv_dtype, int64_t n_ctx, int32_t n_threads, size_t image_cache_bytes,
                     const std::optional<py::function>& progress) {
   const RunControl control = make_control(progress);
   py::gil_scoped_release release;
-  return Model::load({path, mmproj, device, kv_dtype, n_ctx, n_threads}, control);
+  return Model::load({path, mmproj, device, kv_dtype, n_ctx, n_threads, image_cache_bytes}, control);
 }
 
 py::object token_text(const Tokenizer& tokenizer, int32_t id) {
@@ -232,13 +232,11 @@ struct PyGeneration {
   std::optional<py::function> progress;
 };
 
-std::unique_ptr<PyGeneration> start_generation(const ModelPtr& model, const std::string& prompt,
-                                               const std::vector<py::array>& arrays, int64_t max_tokens,
-                                               float temperature, int32_t top_k, float top_p, float min_p,
-                                               float repeat_penalty, uint64_t seed,
-                                               std::vector<std::string> stop, int64_t chunk,
-                                               const std::optional<py::dict>& pruning,
-                                               std::optional<py::function> progress) {
+std::unique_ptr<PyGeneration> start_generation(
+    const ModelPtr& model, const std::string& prompt, const std::vector<py::array>& arrays,
+    int64_t max_tokens, float temperature, int32_t top_k, float top_p, float min_p, float repeat_penalty,
+    uint64_t seed, std::vector<std::string> stop, int64_t chunk, const std::optional<py::dict>& pruning,
+    std::vector<std::string> image_keys, std::optional<py::function> progress) {
   std::vector<Image> images;
   for (const py::array& array : arrays) {
     const U8Array image = pixels(array);
@@ -251,6 +249,7 @@ std::unique_ptr<PyGeneration> start_generation(const ModelPtr& model, const std:
   options.stop = std::move(stop);
   options.chunk = chunk;
   if (pruning) options.prune = prune_request(*pruning);
+  options.image_keys = std::move(image_keys);
   auto out = std::make_unique<PyGeneration>();
   out->generation = std::make_unique<Generation>(model, prompt, std::move(images), std::move(options));
   out->progress = std::move(progress);
@@ -283,7 +282,7 @@ py::dict generation_result(const PyGeneration& self) {
                            "completion_tokens"_a = usage.completion_tokens),
       "timings"_a = py::dict("load"_a = timings.load, "encode"_a = timings.encode, "prune"_a = timings.prune,
                              "prefill"_a = timings.prefill, "decode"_a = timings.decode),
-      "pruning"_a = pruning_result(g), "kv_bytes"_a = g.kv_bytes());
+      "pruning"_a = pruning_result(g), "kv_bytes"_a = g.kv_bytes(), "prefill_flops"_a = g.prefill_flops());
 }
 
 }  // namespace
@@ -299,7 +298,7 @@ void bind_model(py::module_& m) {
 
   py::class_<Model, ModelPtr>(m, "Model", "A loaded model; see trimtok_cpp.Model.")
       .def(py::init(&load_model), "path"_a, "mmproj"_a = "", "device"_a = "auto", "kv_dtype"_a = "f16",
-           "n_ctx"_a = 0, "n_threads"_a = 0, "progress"_a = py::none())
+           "n_ctx"_a = 0, "n_threads"_a = 0, "image_cache_bytes"_a = 0, "progress"_a = py::none())
       .def("info", &model_info)
       .def(
           "tokenize",
@@ -333,7 +332,8 @@ void bind_model(py::module_& m) {
       .def("logits", &row_logits, "rows"_a, "positions"_a, "n_last"_a = 1, "chunk"_a = 512)
       .def("generate", &start_generation, "prompt"_a, "images"_a, py::kw_only(), "max_tokens"_a,
            "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "repeat_penalty"_a, "seed"_a, "stop"_a,
-           "chunk"_a = 512, "pruning"_a = py::none(), "progress"_a = py::none());
+           "chunk"_a = 512, "pruning"_a = py::none(), "image_keys"_a = std::vector<std::string>(),
+           "progress"_a = py::none());
 }
 
 }  // namespace trimtok::python

@@ -45,6 +45,7 @@ class KeepTiming:
     prune: float
     prefill: float
     first_token: float
+    prefill_gflop: float
     kv_mib: float
     decode_tokens_per_second: float
     stages: dict[str, float]
@@ -94,6 +95,7 @@ def _timing(settings: Pruning, found: Sequence[tuple[float, Result]]) -> KeepTim
         prune=statistics.median(_prune_seconds(one) for _, one in found),
         prefill=statistics.median(one.timings.prefill for _, one in found),
         first_token=statistics.median(first for first, _ in found),
+        prefill_gflop=result.prefill_flops / 1e9,
         kv_mib=result.kv_bytes / 2**20,
         decode_tokens_per_second=statistics.median(one.timings.decode_tokens_per_second for _, one in found),
         stages={stage: statistics.median(seconds) for stage, seconds in stages.items()},
@@ -113,7 +115,17 @@ def _prune_seconds(result: Result) -> float:
 
 def table(timings: Sequence[KeepTiming]) -> str:
     """Lines of text: the phases of each share, then the cost of every stage of the selection."""
-    head = ("keep", "tokens", "encode s", "prune s", "prefill s", "first token s", "KV MiB", "tokens/s")
+    head = (
+        "keep",
+        "tokens",
+        "encode s",
+        "prune s",
+        "prefill s",
+        "first token s",
+        "GFLOP",
+        "KV MiB",
+        "tokens/s",
+    )
     lines = ["".join(f"{name:>{_width(name)}}" for name in head)]
     for t in timings:
         cells: tuple[str, ...] = (
@@ -123,6 +135,7 @@ def table(timings: Sequence[KeepTiming]) -> str:
             f"{t.prune:.4f}",
             f"{t.prefill:.3f}",
             f"{t.first_token:.3f}",
+            f"{t.prefill_gflop:.1f}",
             f"{t.kv_mib:.2f}",
             f"{t.decode_tokens_per_second:.1f}",
         )
@@ -160,6 +173,7 @@ def as_dict(timing: KeepTiming) -> dict[str, Any]:
         "prune_s": timing.prune,
         "prefill_s": timing.prefill,
         "first_token_s": timing.first_token,
+        "prefill_gflop": timing.prefill_gflop,
         "kv_mib": timing.kv_mib,
         "decode_tokens_per_s": timing.decode_tokens_per_second,
     }

@@ -57,7 +57,7 @@ class _ProgressBar:
         return self if self.active else None
 
 
-def _load(args: argparse.Namespace, bar: _ProgressBar) -> Model:
+def _load(args: argparse.Namespace, bar: _ProgressBar, **options: Any) -> Model:
     model = Model._with_progress(
         args.model,
         bar.callback,
@@ -66,6 +66,7 @@ def _load(args: argparse.Namespace, bar: _ProgressBar) -> Model:
         n_ctx=args.ctx,
         n_threads=args.threads,
         kv_dtype=args.kv_dtype,
+        **options,
     )
     bar.clear()
     for warning in model.info()["warnings"]:
@@ -154,7 +155,8 @@ def _bench(args: argparse.Namespace) -> None:
     if args.plot:
         check_plot()
     keeps = None if args.keep is None else [Pruning(keep=keep, selector=args.selector) for keep in args.keep]
-    model = _load(args, _ProgressBar(sys.stderr))
+    # Every run is to encode its pictures.
+    model = _load(args, _ProgressBar(sys.stderr), image_cache_mb=0)
     if keeps is None:
         _bench_phases(model, args)
     else:

@@ -54,6 +54,7 @@ class Model:
         n_threads: int | None = None,
         kv_dtype: str = "f16",
         seed: int | None = None,
+        image_cache_mb: int = 128,
     ) -> None:
         """Maps the files into memory; weights keep their stored types.
 
@@ -64,11 +65,13 @@ class Model:
         n_threads: None is every CPU that this process may use.
         kv_dtype: type of the key/value cache: "f16", "bf16", "q8_0" or "f32".
         seed: for every generation that names none; None draws a new one each time (Result.seed tells it).
+        image_cache_mb: MiB of encoded pictures to remember, so that a picture that comes again (the next turn
+        of a chat) is not encoded again; 0 remembers none.
 
         Raises OSError for files that cannot be read, ModelFormatError for damaged ones, UnsupportedError for
         what this version cannot do, ValueError for a wrong pair and for arguments out of range.
         """
-        self._open(path, mmproj, device, n_ctx, n_threads, kv_dtype, seed, None)
+        self._open(path, mmproj, device, n_ctx, n_threads, kv_dtype, seed, image_cache_mb, None)
 
     @classmethod
     def _with_progress(cls, path: str, progress: Progress | None, **options: Any) -> Model:
@@ -81,6 +84,7 @@ class Model:
             "n_threads": None,
             "kv_dtype": "f16",
             "seed": None,
+            "image_cache_mb": 128,
         }
         model._open(path, **(defaults | options), progress=progress)
         return model
@@ -94,6 +98,7 @@ class Model:
         n_threads: int | None,
         kv_dtype: str,
         seed: int | None,
+        image_cache_mb: int,
         progress: Progress | None,
     ) -> None:
         self._seed = None if seed is None else _integer("seed", seed, 0, _MAX_SEED)
@@ -104,6 +109,7 @@ class Model:
             kv_dtype=_choice("kv_dtype", kv_dtype, KV_DTYPES),
             n_ctx=0 if n_ctx is None else _integer("n_ctx", n_ctx, 1, _MAX_INT32),
             n_threads=0 if n_threads is None else _integer("n_threads", n_threads, 1, 512),
+            image_cache_bytes=_integer("image_cache_mb", image_cache_mb, 0, _MAX_INT32) << 20,
             progress=progress,
         )
         self._info: dict[str, Any] = self._core.info()

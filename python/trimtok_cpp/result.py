@@ -58,8 +58,8 @@ class TokenCount(int):
 class Timings:
     """Wall-clock seconds: `load` of the model, `encode` of each picture, `prune`, `prefill`, `decode`.
 
-    Rates are 0.0 where nothing was measured. The first answer token comes out of the prefill, so the decode
-    rate counts the tokens after it.
+    A picture whose rows the model remembered has 0.0. Rates are 0.0 where nothing was measured. The first
+    answer token comes out of the prefill, so the decode rate counts the tokens after it.
     """
 
     load: float
@@ -87,6 +87,7 @@ class Result:
     `finish_reason` is "stop" (end token or stop string), "length" (max_tokens or the context is used up),
     "cancelled", or "" while the answer is being made or after an error. `token_ids` holds every sampled
     token but the end token. `seed` repeats the answer. `kv_bytes` is the memory of the key/value cache.
+    `prefill_flops` counts the prefill's work: matrices, and attention over what each row may see.
     `pruning` says which visual tokens stayed and why; None where pruning was off or there was no picture.
     """
 
@@ -97,6 +98,7 @@ class Result:
     timings: Timings = field(repr=False)
     seed: int
     kv_bytes: int = field(repr=False)
+    prefill_flops: float = field(repr=False)
     pruning: PruneReport | None = field(default=None, repr=False)
 
     def __str__(self) -> str:  # noqa: D105
@@ -105,7 +107,8 @@ class Result:
     def as_dict(self) -> dict[str, Any]:
         """Plain lists, texts and numbers, for JSON."""
         out = {
-            name: getattr(self, name) for name in ("text", "token_ids", "finish_reason", "seed", "kv_bytes")
+            name: getattr(self, name)
+            for name in ("text", "token_ids", "finish_reason", "seed", "kv_bytes", "prefill_flops")
         }
         out |= {"usage": asdict(self.usage), "timings": asdict(self.timings)}
         out["pruning"] = None if self.pruning is None else self.pruning.as_dict()
@@ -114,7 +117,7 @@ class Result:
     @classmethod
     def empty(cls, seed: int) -> Result:
         """The answer before anything has run."""
-        return cls("", [], "", Usage(0, 0, 0), Timings(0.0, (), 0.0, 0.0, 0.0, 0.0, 0.0), seed, 0)
+        return cls("", [], "", Usage(0, 0, 0), Timings(0.0, (), 0.0, 0.0, 0.0, 0.0, 0.0), seed, 0, 0.0)
 
     @classmethod
     def from_core(cls, raw: Mapping[str, Any], seed: int, pictures: Sequence[NDArray[np.uint8]]) -> Result:
@@ -138,6 +141,7 @@ class Result:
             timings=timings,
             seed=seed,
             kv_bytes=raw["kv_bytes"],
+            prefill_flops=raw["prefill_flops"],
             pruning=None if raw["pruning"] is None else PruneReport.from_core(raw["pruning"], pictures),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
@@ -66,8 +67,9 @@ class Stream(Iterator[str]):
         try:
             self._pictures = [load_image(source, index) for index, source in enumerate(sources)]
             settings = None if pruning is None else pruning.as_model_options() | {"text": question}
+            keys = [_key(picture) for picture in self._pictures]
             self._generation = model._core.generate(
-                prompt, self._pictures, **options, pruning=settings, progress=progress
+                prompt, self._pictures, **options, pruning=settings, image_keys=keys, progress=progress
             )
             if self._cancelled:  # by another thread while the images were read
                 self._generation.cancel()
@@ -141,3 +143,10 @@ class Stream(Iterator[str]):
     def _leave(self) -> None:
         with self._model._lock:
             self._model._running.discard(self)
+
+
+def _key(picture: NDArray[np.uint8]) -> str:
+    """The same for the same pixels and size."""
+    digest = hashlib.sha256(picture.data)
+    digest.update(repr(picture.shape).encode())
+    return digest.hexdigest()

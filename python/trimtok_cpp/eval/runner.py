@@ -242,10 +242,11 @@ def evaluate(
     total = len(questions) * len(configs)
     for question in questions:
         fingerprint = question.fingerprint()
+        encode = _EncodeSeconds()
         for config, pruning in prunings:
             found = results.records.get((question.task, question.id, config.selector, config.ratio))
             if found is None or found.question != fingerprint or (retry_errors and found.error is not None):
-                found = _ask(model, question, fingerprint, config, pruning, settings)
+                found = _ask(model, question, fingerprint, config, pruning, settings, encode)
                 results.add(found)
                 asked += 1
             records.append(found)
@@ -255,6 +256,19 @@ def evaluate(
     return records
 
 
+class _EncodeSeconds:
+    """Seconds that each image of a question took to encode: a model may remember it for the next setting."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, float] = {}
+
+    def total(self, seconds: Sequence[float]) -> float:
+        for k, spent in enumerate(seconds):
+            if spent > 0:
+                self._known[k] = spent
+        return sum(self._known.values())
+
+
 def _ask(
     model: AnswersQuestions,
     question: Question,
@@ -262,6 +276,7 @@ def _ask(
     config: Config,
     pruning: Pruning | None,
     settings: Settings,
+    encode: _EncodeSeconds,
 ) -> Record:
     record = Record(
         task=question.task,
@@ -277,13 +292,14 @@ def _ask(
         result = model.generate(images, question.prompt, max_tokens=settings.max_tokens, pruning=pruning)
         if result.finish_reason == "cancelled":  # somebody stopped the model: no answer to be scored
             raise KeyboardInterrupt
-        return _answered(record, question, result, None if pruning is None else result.pruning)
+        seconds = encode.total(result.timings.encode)
+        return _answered(record, question, result, None if pruning is None else result.pruning, seconds)
     except Exception as error:
         text = " ".join(str(error).split())
         return dataclasses.replace(record, error=f"{type(error).__name__}: {text}"[:2000])
 
 
-def _answered(record: Record, question: Question, result: Any, report: Any) -> Record:
+def _answered(record: Record, question: Question, result: Any, report: Any, encode: float) -> Record:
     usage, timings = result.usage, result.timings
     return dataclasses.replace(
         record,
@@ -292,7 +308,7 @@ def _answered(record: Record, question: Question, result: Any, report: Any) -> R
         prompt_tokens=usage.prompt_tokens,
         visual_tokens=usage.visual_tokens if report is None else report.n_total,
         kept=usage.visual_tokens if report is None else report.n_kept,
-        first_token=sum(timings.encode) + timings.prefill + _prune_seconds(report),
+        first_token=encode + timings.prefill + _prune_seconds(report),
         decode=timings.decode,
     )
 
