@@ -131,11 +131,19 @@ def water_fill(weights: Sequence[float], caps: Sequence[int], total: int, clarit
 
 
 def split(
-    n_pictures: int, d_intra: float, d_inter: float, n: int, b: int, clarity: Clarity
+    n_pictures: int,
+    d_intra: float,
+    d_inter: float,
+    n: int,
+    b: int,
+    clarity: Clarity,
+    given: float | None = None,
 ) -> tuple[float, int]:
     """alpha and B_1."""
     both = d_intra + d_inter
-    if n_pictures == 1 or both <= TIE:
+    if given is not None:
+        alpha = given
+    elif n_pictures == 1 or both <= TIE:
         alpha = 0.5
     else:
         alpha = clamp(d_inter / both, 0.2, 0.8)
@@ -328,6 +336,7 @@ def select(
     stage1: str = "max_min",
     d_inter: str = "centroid",
     align: str = "cosine",
+    alpha: float | None = None,
     pool: float = 1.5,
     pareto_weight: float = 0.5,
     grids: Sequence[tuple[int, int]] | None = None,
@@ -395,6 +404,7 @@ def select(
             {
                 "stage1": stage1,
                 "align": align,
+                "alpha": alpha,
                 "pool": pool,
                 "weight": pareto_weight,
                 "full": full,
@@ -442,7 +452,7 @@ def _two_stages(
         out.budgets = [len(kept) for kept in out.kept]
         return
     mean = float(np.mean([out.d_intra[k] for k in full]))
-    out.alpha, out.stage1_budget = split(len(full), mean, out.d_inter, n, b, clarity)
+    out.alpha, out.stage1_budget = split(len(full), mean, out.d_inter, n, b, clarity, setting["alpha"])
     weights = [len(rows[k]) * max(out.d_intra[k], 1e-6) for k in full]
     counts = water_fill(weights, [len(rows[k]) for k in full], out.stage1_budget, clarity)
     out.budgets = [dict(zip(full, counts, strict=True)).get(k, 0) for k in range(len(rows))]

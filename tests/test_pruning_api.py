@@ -52,6 +52,8 @@ from trimtok_cpp.pruning import DEFAULT_PRUNING
         ({"keep": 0.2, "positions": "kept"}, ["[positions]", "'kept'", "auto, original, compact"]),
         ({"keep": 0.2, "pool": 0.9}, ["[pool]", "0.9", "[1, 1e6]"]),
         ({"keep": 0.2, "pool": math.inf}, ["[pool]", "inf", "[1, 1e6]"]),
+        ({"keep": 0.2, "alpha": 1.1}, ["[alpha]", "1.1", "[0, 1]"]),
+        ({"keep": 0.2, "alpha": math.nan}, ["[alpha]", "nan", "[0, 1]"]),
         ({"keep": 0.2, "pareto_weight": 1.5}, ["[pareto_weight]", "1.5", "[0, 1]"]),
         ({"keep": 0.2, "pareto_weight": None}, ["[pareto_weight]", "None", "[0, 1]"]),
         ({"keep": 0.2, "seed": -1}, ["[seed]", "-1", f"0..{2**64 - 1}"]),

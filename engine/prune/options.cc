@@ -45,6 +45,9 @@ void validate(const PruneOptions& o) {
   if (o.budget == BudgetKind::kMaxTokens && o.max_tokens < 1) {
     refuse("max_tokens", static_cast<double>(o.max_tokens), "at least 1");
   }
+  if (o.alpha && !(*o.alpha >= 0.0 && *o.alpha <= 1.0)) {
+    refuse("alpha", *o.alpha, "in [0, 1]: 0 leaves all to stage 2, 1 all to stage 1");
+  }
   if (!(o.pool >= 1.0) || !std::isfinite(o.pool)) refuse("pool", o.pool, "a finite number of at least 1");
   if (!(o.pareto_weight >= 0.0 && o.pareto_weight <= 1.0)) {
     refuse("pareto_weight", o.pareto_weight, "in [0, 1]: 0 is agreement alone, 1 diversity alone");

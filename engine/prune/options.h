@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "trimtok/args.h"
@@ -33,7 +34,8 @@ struct PruneOptions {
   GreedyRule stage1 = GreedyRule::kMaxMin;
   InterMeasure d_inter = InterMeasure::kCentroid;
   Agreement align = Agreement::kCosine;
-  double pool = 1.5;  // kappa
+  std::optional<double> alpha;  // split of the budget between the stages; none: by the measures
+  double pool = 1.5;            // kappa
   double pareto_weight = 0.5;
   uint64_t seed = 0;
 };

@@ -178,7 +178,9 @@ void select_trimtokenator_lc(SelectorContext& c) {
       report.budgets.push_back(static_cast<int32_t>(list.size()));
     return;
   }
-  report.alpha = stage_split(c.measures.d_intra_mean, c.measures.d_inter, c.scene.n_nonempty);
+  report.alpha = c.options.alpha
+                     ? *c.options.alpha
+                     : stage_split(c.measures.d_intra_mean, c.measures.d_inter, c.scene.n_nonempty);
   report.stage1_budget = stage1_budget(report.budget, c.scene.n_rows, *report.alpha);
   std::vector<double> weights;
   for (size_t k = 0; k < c.scene.sizes.size(); ++k) {

@@ -55,6 +55,7 @@ py::dict settings_dict(const PruneOptions& o) {
   out["stage1"] = rule_name(o.stage1);
   out["d_inter"] = inter_name(o.d_inter);
   out["align"] = agreement_name(o.align);
+  out["alpha"] = or_none(o.alpha);
   out["pool"] = o.pool;
   out["pareto_weight"] = o.pareto_weight;
   out["seed"] = o.seed;
@@ -135,6 +136,8 @@ PruneOptions prune_options(const py::dict& options) {
       out.d_inter = inter_from(value.cast<std::string>());
     } else if (key == "align") {
       out.align = agreement_from(value.cast<std::string>());
+    } else if (key == "alpha") {
+      out.alpha = value.cast<std::optional<double>>();
     } else if (key == "pool") {
       out.pool = value.cast<double>();
     } else if (key == "pareto_weight") {
@@ -187,7 +190,7 @@ void bind_prune(py::module_& m) {
         R"(Chooses rows of arrays; returns the report as a dict (see trimtok_cpp.PruneReport).
 
 rows: float32 or float16 [m_k, d], one per picture; text_rows: [M, d] or None; options: exactly one of keep,
-max_tokens, coverage, and any of selector, stage1, d_inter, align, pool, pareto_weight, seed; grids: (height, width)
+max_tokens, coverage, and any of selector, stage1, d_inter, align, alpha, pool, pareto_weight, seed; grids: (height, width)
 in cells per picture, for grid_pool; rows behind the grid stay as they are. n_threads: 0 uses every CPU. Other
 Python threads run meanwhile. Raises ValueError, NumericsError or MemoryError.)");
 }

@@ -51,6 +51,8 @@ class Pruning:
     stage1: "max_sum", "max_min" or "facility". d_inter: "centroid", "sequence" or "token".
     align: "cosine" or "l2", the agreement with the words of the prompt.
     positions: "original", "compact", or "auto" (original while it stays within the trained context).
+    alpha: in [0, 1], how the reduction is split: stage 1 leaves N (B/N)^alpha of N tokens to stage 2, so 1 is
+    stage 1 alone and 0 stage 2 alone. None (default) decides by what the pictures show.
     pool: candidates of stage 2 per token that stays, at least 1. pareto_weight: in [0, 1]; 1 is diversity
     alone, 0 agreement alone. seed: 0 .. 2**64 - 1, for "random".
     kv_memory_mb: with fit=True, limit of the key/value cache in MiB.
@@ -68,6 +70,7 @@ class Pruning:
     d_inter: str = "centroid"
     align: str = "cosine"
     positions: str = "auto"
+    alpha: float | None = None
     pool: float = 1.5
     pareto_weight: float = 0.5
     seed: int = 0
@@ -93,6 +96,8 @@ class Pruning:
         self._choice("d_inter", D_INTER)
         self._choice("align", ALIGN)
         self._choice("positions", POSITIONS)
+        if self.alpha is not None:
+            self._real("alpha", "[0, 1]", lambda value: 0 <= value <= 1)
         self._real("pool", "[1, 1e6]", lambda value: 1 <= value <= 1e6)
         self._real("pareto_weight", "[0, 1]", lambda value: 0 <= value <= 1)
         self._integer("seed", 0, 2**64 - 1)
@@ -112,7 +117,7 @@ class Pruning:
 
     def as_options(self) -> dict[str, Any]:
         """The settings of the selection, as the extension takes them."""
-        names = ("selector", "stage1", "d_inter", "align", "pool", "pareto_weight", "seed")
+        names = ("selector", "stage1", "d_inter", "align", "alpha", "pool", "pareto_weight", "seed")
         options: dict[str, Any] = {name: getattr(self, name) for name in names}
         for name in ("keep", "max_tokens", "coverage"):
             if getattr(self, name) is not None:

@@ -19,7 +19,7 @@ from .runner import Config, Progress, Record, Results, Settings, evaluate, grid
 from .table import aggregate, markdown, plain, write_csv
 from .tasks import Question, read_questions
 
-__all__ = ["add_arguments", "main", "run"]
+__all__ = ["about", "add_arguments", "main", "read_all", "run"]
 
 _SAMPLES: Final = 32  # blocks of a model file that its fingerprint reads
 _BLOCK: Final = 1 << 16
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.model is None or not args.tasks:
         raise ValueError("[arguments] MODEL and at least one of TASKS are needed (or --table)")
-    questions = _read(args.tasks, args.limit)
+    questions = read_all(args.tasks, args.limit)
     configs = grid(args.selectors, args.ratios)
     options = dict(args.prune_option)
     for config in configs:  # before the model is loaded: wrong options are refused here
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     )
     for warning in model.info()["warnings"]:
         print(f"trimtok: warning: {warning}", file=sys.stderr)
-    settings = Settings(args.max_tokens, args.max_side, options, _about(model))
+    settings = Settings(args.max_tokens, args.max_side, options, about(model))
     with Results(args.results, settings) as results:
         return _evaluate(model, questions, configs, results, settings, args)
 
@@ -140,7 +140,7 @@ def _evaluate(
     return 1 if len(failed) == len(records) else 0
 
 
-def _read(paths: Sequence[str], limit: int | None) -> list[Question]:
+def read_all(paths: Sequence[str], limit: int | None) -> list[Question]:
     """All questions of all files, at most `limit` of each task."""
     questions: list[Question] = []
     taken: dict[str, int] = {}
@@ -162,7 +162,7 @@ def _read(paths: Sequence[str], limit: int | None) -> list[Question]:
     return questions
 
 
-def _about(model: Model) -> dict[str, Any]:
+def about(model: Model) -> dict[str, Any]:
     """What answers and times depend on, files by content so that they may move."""
     info = model.info()
     files = {"model": info["lm_path"], "mmproj": info["mmproj_path"]}
@@ -256,7 +256,7 @@ def _assignment(text: str) -> tuple[str, Any]:
 
 
 #: Arguments of Pruning that are neither the budget nor the selector.
-PRUNE_OPTIONS: Final = ("stage1", "d_inter", "align", "positions", "pool", "pareto_weight", "seed")
+PRUNE_OPTIONS: Final = ("stage1", "d_inter", "align", "positions", "alpha", "pool", "pareto_weight", "seed")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
