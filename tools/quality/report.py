@@ -161,8 +161,8 @@ def document(table: Table) -> str:
     lines = [
         "# Quality: what is lost when visual tokens go",
         "",
-        "Accuracy of the shipped model [`trimtok-tiny`](trimtok-tiny.md) on its test split, in per cent, with",
-        "95 % intervals. `tools/quality/report.py` made this page from the answers of `tools/quality/run.py`;",
+        "Accuracy of the shipped model [`trimtok-tiny`](trimtok-tiny.md) on its test split, in per cent,",
+        "with 95 % intervals. Made by `tools/quality/report.py` from the answers of `tools/quality/run.py`;",
         "all cells are in [quality.csv](quality.csv). A row of the first tables is the mean over the tasks.",
         "",
         "![Accuracy over the share of kept tokens](img/quality.png)",
