@@ -16,6 +16,15 @@ from trimtok_cpp.images import load_image
 
 ROOT = Path(__file__).resolve().parent.parent
 CASES = ["text", "one", "exact", "multi"]  # of every golden folder
+# Golden folders that tests/test_golden.py runs through: a new family is one line here.
+FAMILIES = [
+    "llava15",
+    "llava16",
+    "qwen2vl",
+    "qwen25vl",
+    "qwen3vl",
+    "gemma3",
+]
 
 
 @dataclass(frozen=True)
@@ -66,26 +75,38 @@ class Golden:
             for message in messages
         ]
 
-    def plan(self, model: Model, case: str) -> dict[str, Any]:
+    def raw_prompt(self, model: Model, case: str) -> str:
+        """The case's final prompt as `generate(raw=True)` takes it."""
+        return self.cases[case]["prompt"].replace(model.info()["placeholder"] or "<image>", "<image>")
+
+    def plan(self, model: Model, case: str, **options: Any) -> dict[str, Any]:
         prompt = self.cases[case]["prompt"].replace(model.info()["placeholder"], "\ufdd1")
         sizes = [
             (self.data["images"][i]["width"], self.data["images"][i]["height"])
             for i in self.cases[case]["images"]
         ]
-        return model._core.plan(prompt, sizes)
+        return model._core.plan(prompt, sizes, **options)
 
-    def rows(self, model: Model, case: str) -> tuple[np.ndarray, dict[str, Any]]:
-        """The rows of a case as they enter the decoder, and its plan."""
-        plan = self.plan(model, case)
+    def rows(self, model: Model, case: str, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        """The rows of a case as they enter the decoder, and its plan (options: see _core.Model.plan).
+
+        Rows of pictures may be wider than text (deepstack): text then has zeros.
+        """
+        plan = self.plan(model, case, **options)
         encoded = [model._core.encode(load_image(path)) for path in self.case_images(case)]
+        width = max((rows.shape[1] for rows in encoded), default=0)
         pieces = []
         for segment in plan["segments"]:
             if "ids" in segment:
-                pieces.append(model._core.embed(segment["ids"]))
+                pieces.append(widen(model._core.embed(segment["ids"]), width))
             else:
                 start = segment["row_start"]
                 pieces.append(encoded[segment["image"]][start : start + segment["count"]])
         return np.concatenate(pieces), plan
+
+
+def widen(rows: np.ndarray, width: int) -> np.ndarray:
+    return np.pad(rows, [(0, 0), (0, max(0, width - rows.shape[1]))])
 
 
 def load_golden(folder: Path) -> Golden:
@@ -97,7 +118,7 @@ def run(model: Model, golden: Golden, case: str, **options: Any) -> Result:
     """Generates from a golden case's final prompt, without pruning unless that is asked for."""
     images = golden.case_images(case)
     options.setdefault("pruning", None)
-    return model.generate(images, golden.cases[case]["prompt"], raw=True, max_tokens=16, **options)
+    return model.generate(images, golden.raw_prompt(model, case), raw=True, max_tokens=16, **options)
 
 
 @pytest.fixture(scope="session")

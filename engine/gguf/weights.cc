@@ -6,6 +6,7 @@
 
 #include "engine/core/error.h"
 #include "engine/gguf/quote.h"
+#include "trimtok/kernels.h"
 
 namespace trimtok {
 namespace {
@@ -83,6 +84,25 @@ ConstMatrix WeightBinder::optional_matrix(std::string_view name, int64_t rows, i
 
 ConstMatrix WeightBinder::flattened(std::string_view name, int64_t rows, int64_t cols) {
   return bind(name, rows, cols, true, true);
+}
+
+ConstMatrix WeightBinder::transposed(std::string_view name, int64_t rows, int64_t cols) {
+  const ConstMatrix stored = bind(name, cols, rows, true, false);
+  if (stored.data == nullptr) return {};
+  const int64_t n_out = stored.cols, n_in = stored.rows;
+  Buffer buffer(static_cast<size_t>(n_out * n_in) * sizeof(float));
+  auto* out = reinterpret_cast<float*>(buffer.data());
+  // The reference body knows every type; it runs once per file.
+  std::vector<float> line(static_cast<size_t>(n_out));
+  const Matrix line_view{line.data(), Dtype::kF32, 1, n_out, row_bytes(Dtype::kF32, n_out)};
+  const ExecContext here;
+  for (int32_t i = 0; i < n_in; ++i) {
+    check_status(ref::gather_rows(here, {line_view, stored, &i}), "gather_rows", part_.c_str());
+    for (int64_t o = 0; o < n_out; ++o) out[o * n_in + i] = line[static_cast<size_t>(o)];
+  }
+  const ConstMatrix turned(out, Dtype::kF32, n_out, n_in, row_bytes(Dtype::kF32, n_in));
+  storage_->converted.push_back(std::move(buffer));
+  return turned;
 }
 
 const float* WeightBinder::vector(std::string_view name, int64_t n) {

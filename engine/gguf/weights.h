@@ -28,6 +28,8 @@ class WeightBinder {
   ConstMatrix optional_matrix(std::string_view name, int64_t rows, int64_t cols);
   // A weight of any rank seen as rows x (product of the other dimensions), e.g. a convolution kernel.
   ConstMatrix flattened(std::string_view name, int64_t rows, int64_t cols);
+  // A matrix that the file stores by its inputs (ne = [outputs, inputs]), turned round into f32; -1 as above.
+  ConstMatrix transposed(std::string_view name, int64_t rows, int64_t cols);
   // n elements, -1 for any number; nullptr when absent.
   const float* vector(std::string_view name, int64_t n);
   const float* optional_vector(std::string_view name, int64_t n);

@@ -24,6 +24,27 @@ void rotate(Backend& backend, const Matrix& x, const AttentionShape& shape, cons
       where);
 }
 
+// Every head on its own, in place. x is packed, so its heads are the rows of another view.
+void norm_heads(Backend& backend, const Matrix& x, const float* weight, const AttentionShape& shape,
+                const char* where) {
+  if (weight == nullptr) return;
+  const Matrix heads = {x.data, x.dtype, x.rows * (x.cols / shape.head_dim), shape.head_dim,
+                        row_bytes(x.dtype, shape.head_dim)};
+  backend.rms_norm({.out = heads, .x = heads, .weight = weight, .eps = shape.norm_eps}, where);
+}
+
+// h += x . w^T + bias, or h += norm(x . w^T + bias).
+void add_projected(Backend& backend, const Matrix& h, const ConstMatrix& x, const Projection& p,
+                   const float* post_norm, float norm_eps, const char* where) {
+  if (post_norm == nullptr) {
+    backend.matmul({.out = h, .x = x, .w = p.weight, .bias = p.bias, .residual = h}, where);
+    return;
+  }
+  const Matrix out = projected(backend, x, p, where);
+  backend.rms_norm({.out = out, .x = out, .weight = post_norm, .eps = norm_eps}, where);
+  backend.add({.out = h, .x = h, .y = out}, where);
+}
+
 }  // namespace
 
 AttentionShape attention_shape(const DecoderParams& params, RopePairs pairs) {
@@ -171,6 +192,8 @@ void add_attention(Backend& backend, const Matrix& h, const AttentionWeights& we
   const Matrix q = projected(backend, x, weights.q, where);
   const Matrix k = projected(backend, x, weights.k, where);
   const Matrix v = projected(backend, x, weights.v, where);
+  norm_heads(backend, q, weights.q_norm, shape, where);
+  norm_heads(backend, k, weights.k_norm, shape, where);
   rotate(backend, q, shape, rope, where);
   rotate(backend, k, shape, rope, where);
   backend.convert_rows({.out = cache.k(layer, first, h.rows), .x = k}, where);
@@ -184,12 +207,11 @@ void add_attention(Backend& backend, const Matrix& h, const AttentionWeights& we
                      .n_kv_heads = shape.n_kv_heads,
                      .head_dim = shape.head_dim,
                      .scale = shape.scale,
+                     .softcap = shape.softcap,
                      .begin = visible.begin,
                      .end = visible.end},
                     where);
-  backend.matmul(
-      {.out = h, .x = attended, .w = weights.output.weight, .bias = weights.output.bias, .residual = h},
-      where);
+  add_projected(backend, h, attended, weights.output, weights.post_norm, shape.norm_eps, where);
 }
 
 void add_gated_ffn(Backend& backend, const Matrix& h, const FfnWeights& weights, float norm_eps,
@@ -199,7 +221,7 @@ void add_gated_ffn(Backend& backend, const Matrix& h, const FfnWeights& weights,
   const Matrix gate = projected(backend, x, {.weight = weights.gate}, where);
   const Matrix up = projected(backend, x, {.weight = weights.up}, where);
   backend.gated_act({.out = gate, .gate = gate, .up = up, .act = act}, where);
-  backend.matmul({.out = h, .x = gate, .w = weights.down, .residual = h}, where);
+  add_projected(backend, h, gate, {.weight = weights.down}, weights.post_norm, norm_eps, where);
 }
 
 void write_logits(Backend& backend, const Matrix& h, const OutputWeights& weights, float norm_eps,

@@ -22,11 +22,15 @@ struct Projection {
 struct AttentionWeights {
   const float* norm = nullptr;  // [n_embd]
   Projection q, k, v, output;
+  const float* q_norm = nullptr;  // [head_dim], of every head before RoPE; null: none
+  const float* k_norm = nullptr;
+  const float* post_norm = nullptr;  // [n_embd], of what attention adds; null: none
 };
 
 struct FfnWeights {
   const float* norm = nullptr;  // [n_embd]
   ConstMatrix gate, up, down;
+  const float* post_norm = nullptr;  // [n_embd], of what the FFN adds; null: none
 };
 
 struct OutputWeights {
@@ -42,6 +46,7 @@ struct AttentionShape {
   float scale = 0;
   float norm_eps = 0;
   RopePairs pairs = RopePairs::kHalves;
+  float softcap = 0;  // of scores; 0: none
 };
 AttentionShape attention_shape(const DecoderParams& params, RopePairs pairs);
 

@@ -91,20 +91,58 @@ RopeFrequencies rope_frequencies(int32_t n_rot, double freq_base, const RopeScal
   return f;
 }
 
+std::vector<int32_t> read_mrope_axes(const GgufFile& file, const std::string& arch, int32_t n_rot,
+                                     MropeLayout layout) {
+  const std::string key = arch + ".rope.dimension_sections";
+  const std::vector<int64_t>* sections = file.find_ints(key);
+  const int64_t n_pairs = n_rot / 2;
+  // A fourth section would turn with a component that no released model has.
+  int64_t sum = 0;
+  bool good = sections != nullptr && sections->size() >= kMropeAxes;
+  for (size_t i = 0; good && i < sections->size(); ++i) {
+    const int64_t n = (*sections)[i];
+    good = n >= 0 && n <= n_pairs && (i < kMropeAxes || n == 0);
+    sum += n;
+  }
+  if (!good || sum != n_pairs) {
+    std::string values;
+    for (size_t i = 0; sections != nullptr && i < std::min<size_t>(sections->size(), 8); ++i) {
+      values += (i == 0 ? "" : ", ") + std::to_string((*sections)[i]);
+    }
+    fail(ErrorCode::kFormat,
+         "[language model] %s: key %s is [%s], expected pairs of t, h and w whose sum is %lld, then 0",
+         quote_path(file.path()).c_str(), key.c_str(), values.c_str(), static_cast<long long>(n_pairs));
+  }
+  std::vector<int32_t> axes(static_cast<size_t>(n_pairs), 0);
+  for (int64_t k = 0; k < n_pairs; ++k) {
+    int32_t axis = 0;
+    if (layout == MropeLayout::kContiguous) {
+      axis = k < (*sections)[0] ? 0 : k < (*sections)[0] + (*sections)[1] ? 1 : 2;
+    } else if (k < kMropeAxes * (*sections)[static_cast<size_t>(k % kMropeAxes)]) {
+      axis = static_cast<int32_t>(k % kMropeAxes);
+    }
+    axes[static_cast<size_t>(k)] = axis;
+  }
+  return axes;
+}
+
 RopeTable::RopeTable(Backend& backend, const RopeFrequencies& frequencies,
                      std::span<const int32_t> positions) {
   const size_t n_pairs = frequencies.radians.size();
-  const size_t n = positions.size() * n_pairs;
+  const std::vector<int32_t>& axes = frequencies.axes;
+  const size_t n_rows = positions.size() / (axes.empty() ? 1 : kMropeAxes);
+  const size_t n = n_rows * n_pairs;
   values_.resize(2 * n);
-  for (size_t t = 0; t < positions.size(); ++t) {
+  for (size_t t = 0; t < n_rows; ++t) {
     for (size_t k = 0; k < n_pairs; ++k) {
-      const double angle = positions[t] * frequencies.radians[k];
+      const size_t axis = axes.empty() ? 0 : static_cast<size_t>(axes[k]);
+      const double angle = positions[axis * n_rows + t] * frequencies.radians[k];
       values_[t * n_pairs + k] = static_cast<float>(std::cos(angle) * frequencies.magnitude);
       values_[n + t * n_pairs + k] = static_cast<float>(std::sin(angle) * frequencies.magnitude);
     }
   }
   const float* data = backend.upload(std::span<const float>(values_));
-  const auto rows = static_cast<int64_t>(positions.size());
+  const auto rows = static_cast<int64_t>(n_rows);
   const auto cols = static_cast<int64_t>(n_pairs);
   cos_ = {data, Dtype::kF32, rows, cols, row_bytes(Dtype::kF32, cols)};
   sin_ = {data + n, Dtype::kF32, rows, cols, row_bytes(Dtype::kF32, cols)};

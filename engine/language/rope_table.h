@@ -31,7 +31,18 @@ RopeScaling read_rope_scaling(const GgufFile& file, const std::string& arch, int
 struct RopeFrequencies {
   std::vector<double> radians;  // [R/2], angle of pair k per unit of position, scaling included
   double magnitude = 1.0;
+  // M-RoPE: the component of the position that turns pair k; empty: positions have one component.
+  std::vector<int32_t> axes;  // [R/2], each in [0, kMropeAxes)
 };
+inline constexpr int32_t kMropeAxes = 3;  // t, h, w
+
+// `<arch>.rope.dimension_sections` as axes. Contiguous: the first section of pairs turns with t, the next
+// with h, the next with w. Interleaved: t h w t h w ... as far as the sections of h and w reach, then t.
+enum class MropeLayout { kContiguous, kInterleaved };
+// Throws Error(kFormat) naming file and key when the sections do not make n_rot / 2 pairs.
+std::vector<int32_t> read_mrope_axes(const GgufFile& file, const std::string& arch, int32_t n_rot,
+                                     MropeLayout layout);
+
 // factors: [n_rot/2] divisors (rope_freqs.weight) or null. Throws Error(kFormat) when one of them is not
 // positive.
 RopeFrequencies rope_frequencies(int32_t n_rot, double freq_base, const RopeScaling& scaling,
@@ -41,6 +52,7 @@ RopeFrequencies rope_frequencies(int32_t n_rot, double freq_base, const RopeScal
 // 100,000 an f32 angle is off by up to 0.004.
 class RopeTable {
  public:
+  // positions: [T], or [kMropeAxes, T] when the frequencies have axes.
   RopeTable(Backend& backend, const RopeFrequencies& frequencies, std::span<const int32_t> positions);
   ConstMatrix cos() const { return cos_; }
   ConstMatrix sin() const { return sin_; }

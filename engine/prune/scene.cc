@@ -74,6 +74,15 @@ Scene describe(const PruneInput& input) {
     fail(ErrorCode::kInvalidArgument, "[pruning] %zu grids for %zu pictures, must be one each",
          input.grids.size(), input.rows.size());
   }
+  if (!input.pooled_rows.empty() && input.pooled_rows.size() != input.rows.size()) {
+    fail(ErrorCode::kInvalidArgument, "[pruning] %zu matrices to pool for %zu pictures, must be one each",
+         input.pooled_rows.size(), input.rows.size());
+  }
+  for (size_t k = 0; k < input.pooled_rows.size(); ++k) {
+    if (input.pooled_rows[k].rows == input.rows[k].rows) continue;
+    fail(ErrorCode::kInvalidArgument, "[pruning] picture %zu has %lld rows to pool, must have %lld", k,
+         static_cast<long long>(input.pooled_rows[k].rows), static_cast<long long>(input.rows[k].rows));
+  }
   return scene;
 }
 

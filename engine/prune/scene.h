@@ -17,6 +17,8 @@ struct PruneInput {
   ConstMatrix text;               // F32 | F16 [M, d] or absent
   // grid_pool only: empty, or the grids of each picture, which must not overlap.
   std::vector<std::vector<RowGrid>> grids;
+  // grid_pool only: what is averaged, [m_k, any width], where that is more than `rows`; empty: `rows`.
+  std::vector<ConstMatrix> pooled_rows;
 };
 
 struct Scene {

@@ -19,7 +19,7 @@ struct SelectorContext {
   const PruneOptions& options;
   PruneReport& report;                         // budget is set
   std::vector<std::vector<int32_t>> covering;  // coverage only: the picks per picture that reach it
-  std::vector<std::vector<float>>& pooled;     // grid_pool only: [kept, d] per picture
+  std::vector<std::vector<float>>& pooled;  // grid_pool only: [kept, width of what is averaged] per picture
 };
 
 #define TT_SELECTOR(name, spelling) void select_##name(SelectorContext& context);

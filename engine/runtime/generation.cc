@@ -68,15 +68,32 @@ Generation::Generation(std::shared_ptr<Model> model, const std::string& prompt, 
     fail(ErrorCode::kInvalidArgument, "[image_keys] has %zu entries for %zu images",
          options_.image_keys.size(), images_.size());
   }
-  for (const Image& image : images_) {
-    check_image(image.view());
-    image_plans_.push_back(model_->require_tower().plan(image.width, image.height));
-  }
-  const bool bidirectional = model_->tower() != nullptr && model_->tower()->info().bidirectional;
-  plan_ = plan_sequence(model_->tokenizer(), prompt, image_plans_, bidirectional);
+  const std::string placed = plan_images(prompt);
+  const bool bidirectional = tower_ != nullptr && tower_->info().bidirectional;
+  plan_ =
+      plan_sequence(model_->tokenizer(), placed, image_plans_, bidirectional, model_->decoder().info().n_pos);
   if (plan_.n_rows == 0) fail(ErrorCode::kInvalidArgument, "[prompt] is empty; give it text or an image");
   if (plan_.n_visual == 0) options_.prune.reset();
   check_fits(options_.prune ? rows_after_pruning(plan_, image_plans_, *options_.prune) : plan_.n_rows);
+}
+
+// Fills image_plans_ and returns the prompt with a marker for each of them.
+std::string Generation::plan_images(const std::string& prompt) {
+  std::string placed = prompt;
+  if (images_.empty()) return placed;
+  tower_ = model_->tower_with(options_.view);
+  std::vector<PictureSize> sizes;
+  for (const Image& image : images_) {
+    check_image(image.view());
+    sizes.push_back({image.width, image.height});
+  }
+  if (options_.video_fps > 0 && tower_->info().frames_per_group > 1) {
+    group_ = static_cast<size_t>(tower_->info().frames_per_group);
+    image_plans_ = plan_video(*tower_, sizes, options_.video_fps, placed);
+  } else {
+    for (const PictureSize& size : sizes) image_plans_.push_back(tower_->plan(size.width, size.height));
+  }
+  return placed;
 }
 
 // n_rows: of the prompt as the language model will read it.
@@ -92,18 +109,31 @@ void Generation::check_fits(int64_t n_rows) const {
        model_->decoder().info().n_ctx_train);
 }
 
+// Names the pixels of a group and everything else that its rows depend on; empty: not to be remembered.
+std::string Generation::cache_key(size_t first, size_t last) const {
+  std::string key;
+  for (size_t i = first; i < last && !options_.image_keys.empty(); ++i) {
+    if (options_.image_keys[i].empty()) return "";
+    key += options_.image_keys[i] + "|";
+  }
+  if (key.empty()) return key;
+  return key + format("%lld %lld %zu", static_cast<long long>(options_.view.min_pixels),
+                      static_cast<long long>(options_.view.max_pixels), group_ == 1 ? 0 : images_.size());
+}
+
 std::vector<std::shared_ptr<const EncodedImage>> Generation::encode_images(const RunControl& control) {
   std::vector<std::shared_ptr<const EncodedImage>> encoded;
-  const int64_t n_images = static_cast<int64_t>(images_.size());
-  for (int64_t k = 0; k < n_images; ++k) {
+  const auto n_frames = static_cast<int32_t>(images_.size());
+  const auto n_plans = static_cast<int64_t>(image_plans_.size());
+  for (int64_t k = 0; k < n_plans; ++k) {
     RunControl inner = control;
     if (control.progress) {
       inner.progress = [&](const char* phase, int64_t done, int64_t total) {
-        control.progress(phase, k * total + done, n_images * total);
+        control.progress(phase, k * total + done, n_plans * total);
       };
     }
-    const size_t index = static_cast<size_t>(k);
-    const std::string key = options_.image_keys.empty() ? std::string() : options_.image_keys[index];
+    const size_t first = static_cast<size_t>(k) * group_, last = std::min(first + group_, images_.size());
+    const std::string key = cache_key(first, last);
     ImageCache& cache = model_->image_cache();
     std::shared_ptr<const EncodedImage>& image = encoded.emplace_back();
     if (!key.empty()) image = cache.find(key);
@@ -111,11 +141,14 @@ std::vector<std::shared_ptr<const EncodedImage>> Generation::encode_images(const
       timings_.encode.push_back(0.0);
       continue;
     }
+    std::vector<ImageView> frames;
+    for (size_t i = first; i < last; ++i) frames.push_back(images_[i].view());
     const Stopwatch watch;
     {
       std::lock_guard lock(model_->compute_mutex());
       image = std::make_shared<const EncodedImage>(
-          model_->tower()->encode(model_->backend(), images_[index].view(), inner));
+          group_ == 1 ? tower_->encode(model_->backend(), frames[0], inner)
+                      : tower_->encode_group(model_->backend(), frames, n_frames, inner));
     }
     timings_.encode.push_back(watch.seconds());
     if (!key.empty()) cache.add(key, image);
@@ -124,7 +157,7 @@ std::vector<std::shared_ptr<const EncodedImage>> Generation::encode_images(const
   return encoded;
 }
 
-// Puts embeddings of text and rows of pictures where the plan wants them.
+// Puts embeddings of text and rows of pictures where the plan wants them. Text has no extra slices: zeros.
 void Generation::fill_rows(const std::vector<ConstMatrix>& picture_rows, const Matrix& rows) {
   const size_t bytes = static_cast<size_t>(rows.cols) * sizeof(float);
   int64_t index = 0;
@@ -133,7 +166,14 @@ void Generation::fill_rows(const std::vector<ConstMatrix>& picture_rows, const M
     index += segment.size();
     if (segment.image < 0) {
       std::lock_guard lock(model_->compute_mutex());
-      model_->decoder().embed(model_->backend(), segment.ids, out);
+      const int64_t n_embd = model_->decoder().info().n_embd;
+      for (int64_t i = 0; out.cols > n_embd && i < out.rows; ++i) {
+        auto* row = reinterpret_cast<float*>(static_cast<std::byte*>(out.data) + i * out.stride);
+        std::fill(row + n_embd, row + out.cols, 0.0f);
+      }
+      Matrix main = out;
+      main.cols = n_embd;
+      model_->decoder().embed(model_->backend(), segment.ids, main);
       for (const int32_t id : segment.ids) sampler_.accept(id);
       continue;
     }
@@ -172,8 +212,10 @@ void Generation::start(const RunControl& control) {
 
   const Stopwatch watch;
   const DecoderInfo& info = model_->decoder().info();
-  const Buffer storage(static_cast<size_t>(plan_.n_rows) * static_cast<size_t>(info.n_embd) * sizeof(float));
-  const Matrix rows = {storage.data(), Dtype::kF32, plan_.n_rows, info.n_embd, info.n_embd * 4};
+  const int64_t width = int64_t{info.n_embd} * (plan_.n_visual > 0 ? 1 + info.n_extra : 1);
+  const int64_t stride = row_bytes(Dtype::kF32, width);
+  const Buffer storage(static_cast<size_t>(plan_.n_rows * stride));
+  const Matrix rows = {storage.data(), Dtype::kF32, plan_.n_rows, width, stride};
   fill_rows(picture_rows, rows);
   sequence_ = std::make_unique<Sequence>(model_);
   sequence_->reserve(plan_.n_rows + std::min(options_.max_tokens, kAnswerRows));

@@ -24,6 +24,8 @@ struct GenerateOptions {
   std::optional<PruneRequest> prune;  // none: every row stays
   // One per image, equal for equal pixels and sizes; or empty: nothing is remembered.
   std::vector<std::string> image_keys;
+  ViewOptions view;
+  double video_fps = 0;  // above 0: the pictures are frames of a video, taken at this rate
 };
 
 struct Usage {
@@ -34,7 +36,7 @@ struct Usage {
 
 struct Timings {  // seconds
   double load = 0;
-  std::vector<double> encode;  // per picture; 0 where its rows were remembered
+  std::vector<double> encode;  // per picture or group of frames; 0 where its rows were remembered
   double prune = 0;
   double prefill = 0;
   double decode = 0;
@@ -65,6 +67,8 @@ class Generation {
   const std::vector<ImagePlan>& image_plans() const { return image_plans_; }
 
  private:
+  std::string plan_images(const std::string& prompt);
+  std::string cache_key(size_t first, size_t last) const;
   void check_fits(int64_t n_rows) const;
   void start(const RunControl& control);
   std::vector<std::shared_ptr<const EncodedImage>> encode_images(const RunControl& control);
@@ -75,9 +79,11 @@ class Generation {
   void close();
 
   std::shared_ptr<Model> model_;
+  std::shared_ptr<const Tower> tower_;  // with the options of this call; null without pictures
   std::vector<Image> images_;
-  std::vector<ImagePlan> image_plans_;
-  SequencePlan plan_;  // of the whole prompt, after pruning of what is left
+  size_t group_ = 1;                    // images of one plan: frames of a group of a video
+  std::vector<ImagePlan> image_plans_;  // one per group
+  SequencePlan plan_;                   // of the whole prompt, after pruning of what is left
   std::optional<PrunedSequence> pruned_;
   GenerateOptions options_;
   Sampler sampler_;

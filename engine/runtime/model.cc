@@ -75,4 +75,9 @@ const Tower& Model::require_tower() const {
        files_.lm->path().c_str());
 }
 
+std::shared_ptr<const Tower> Model::tower_with(const ViewOptions& options) const {
+  require_tower();
+  return options.min_pixels == 0 && options.max_pixels == 0 ? tower_ : tower_->with_options(options);
+}
+
 }  // namespace trimtok

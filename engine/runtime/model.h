@@ -38,6 +38,8 @@ class Model {
   const Decoder& decoder() const { return *decoder_; }
   const Tower* tower() const { return tower_.get(); }  // null for a text-only model
   const Tower& require_tower() const;                  // throws Error(kInvalidArgument) without one
+  // The tower as a call wants it; shares the weights. Throws Error(kInvalidArgument) where it cannot.
+  std::shared_ptr<const Tower> tower_with(const ViewOptions& options) const;
   // What loading noticed and passed over.
   const std::vector<std::string>& notes() const { return files_.notes; }
   Backend& backend() { return *backend_; }
@@ -53,7 +55,7 @@ class Model {
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<Decoder> decoder_;
-  std::unique_ptr<Tower> tower_;
+  std::shared_ptr<const Tower> tower_;
   std::mutex compute_mutex_;
   std::unique_ptr<ImageCache> image_cache_;
   Dtype kv_dtype_ = Dtype::kF16;

@@ -47,8 +47,12 @@ PrunedSequence prune_sequence(Model& model, const SequencePlan& plan, const std:
     rows.cols = info.n_embd;
     input.rows.push_back(rows);
     input.grids.push_back(plans[k].grids);
+    input.pooled_rows.push_back(picture_rows[k]);
   }
-  if (request.options.selector != Selector::k_grid_pool) input.grids.clear();
+  if (request.options.selector != Selector::k_grid_pool) {
+    input.grids.clear();
+    input.pooled_rows.clear();
+  }
 
   PruneOptions options = request.options;
   if (options.budget == BudgetKind::kFit) {

@@ -1,7 +1,6 @@
 #include "engine/runtime/remap.h"
 
 #include <algorithm>
-#include <numeric>
 
 namespace trimtok {
 
@@ -21,6 +20,39 @@ std::vector<int64_t> kept_indices(const SequencePlan& plan, std::span<const std:
   }
   return indices;
 }
+
+namespace {
+
+// Positions of the kept rows moved together, run by run of `plan`; returns the next position.
+int32_t compact_positions(const SequencePlan& plan, std::span<const int64_t> indices, SequencePlan& out) {
+  const auto n_out = static_cast<size_t>(out.n_rows);
+  if (plan.n_pos == 1) {
+    for (size_t i = 0; i < n_out; ++i) out.positions[i] = static_cast<int32_t>(i);
+    return static_cast<int32_t>(n_out);
+  }
+  int64_t start = 0;
+  size_t row = 0;
+  int32_t next = 0, shift = 0;
+  bool after_rows = false;
+  for (const Segment& segment : plan.segments) {
+    const int64_t end = start + segment.size();
+    // The first row of a run lies where the run begins, in every component; runs without text between them
+    // move together.
+    if (!after_rows || segment.image < 0) shift = next - plan.positions[static_cast<size_t>(start)];
+    after_rows = segment.image >= 0;
+    for (; row < n_out && indices[row] < end; ++row) {
+      for (size_t c = 0; c < static_cast<size_t>(plan.n_pos); ++c) {
+        int32_t& position = out.positions[c * n_out + row];
+        position += shift;
+        next = std::max(next, position + 1);
+      }
+    }
+    start = end;
+  }
+  return next;
+}
+
+}  // namespace
 
 SequencePlan keep_rows(const SequencePlan& plan, std::span<const int64_t> indices, PositionPolicy policy) {
   SequencePlan out;
@@ -47,15 +79,19 @@ SequencePlan keep_rows(const SequencePlan& plan, std::span<const int64_t> indice
     start = end;
   }
 
-  const bool compact = policy == PositionPolicy::kCompact;
+  out.n_pos = plan.n_pos;
+  for (int64_t c = 0; c < plan.n_pos; ++c) {
+    for (const int64_t index : indices) {
+      out.positions.push_back(plan.positions[static_cast<size_t>(c * plan.n_rows + index)]);
+    }
+  }
   for (const int64_t index : indices) {
-    out.positions.push_back(plan.positions[static_cast<size_t>(index)]);
     const int64_t end = plan.visible_end[static_cast<size_t>(index)];
     out.visible_end.push_back(
         static_cast<int32_t>(std::lower_bound(indices.begin(), indices.end(), end) - indices.begin()));
   }
-  if (compact) std::iota(out.positions.begin(), out.positions.end(), 0);
-  out.next_position = compact ? static_cast<int32_t>(out.n_rows) : plan.next_position;
+  out.next_position = plan.next_position;
+  if (policy == PositionPolicy::kCompact) out.next_position = compact_positions(plan, indices, out);
   return out;
 }
 

@@ -11,7 +11,9 @@ namespace trimtok {
 
 enum class PositionPolicy {
   kOriginal,  // a kept row keeps the position that it has without pruning, so does the text after it
-  kCompact,   // positions are consecutive
+  // Positions are consecutive. M-RoPE: kept rows keep their place inside their picture, and what follows goes
+  // on after the largest component that is left.
+  kCompact,
 };
 
 // Sequence indices of `plan` that stay when picture k keeps its rows kept[k] (ascending), in order.

@@ -16,6 +16,10 @@ int64_t batch_end(const std::vector<int32_t>& visible_end, int64_t base, int64_t
   return end;
 }
 
+ConstMatrix columns(const ConstMatrix& m, int64_t first, int64_t n) {
+  return {static_cast<const float*>(m.data) + first, m.dtype, m.rows, n, m.stride};
+}
+
 }  // namespace
 
 Sequence::Sequence(std::shared_ptr<Model> model)
@@ -29,16 +33,18 @@ void Sequence::prefill(const SequenceRows& rows, int64_t chunk, const Matrix& lo
   const int64_t n = rows.rows.rows;
   const int64_t base = cache_.length();
   const size_t n_pos = static_cast<size_t>(model_->decoder().info().n_pos);
-  if (rows.rows.cols != model_->decoder().info().n_embd ||
+  const int64_t n_embd = model_->decoder().info().n_embd, n_extra = model_->decoder().info().n_extra;
+  const bool wide = n_extra > 0 && rows.rows.cols == n_embd * (1 + n_extra);
+  if ((rows.rows.cols != n_embd && !wide) || rows.rows.dtype != Dtype::kF32 ||
       rows.positions.size() != static_cast<size_t>(n) * n_pos ||
       rows.visible_end.size() != static_cast<size_t>(n) || logits.rows > n || chunk < 1) {
     fail(ErrorCode::kInvalidArgument,
-         "[prefill] %lld rows of width %lld with %zu positions and %lld logits: need width %d, %zu positions "
-         "a row, "
-         "at most as many logits as rows, chunk >= 1 (is %lld)",
+         "[prefill] %lld rows of width %lld with %zu positions and %lld logits: need float32 of width %lld "
+         "(or "
+         "with %lld extra slices), %zu positions a row, at most as many logits as rows, chunk >= 1 (is %lld)",
          static_cast<long long>(n), static_cast<long long>(rows.rows.cols), rows.positions.size(),
-         static_cast<long long>(logits.rows), model_->decoder().info().n_embd, n_pos,
-         static_cast<long long>(chunk));
+         static_cast<long long>(logits.rows), static_cast<long long>(n_embd), static_cast<long long>(n_extra),
+         n_pos, static_cast<long long>(chunk));
   }
   for (int64_t i = 0; i < n; ++i) {
     const int64_t end = rows.visible_end[static_cast<size_t>(i)];
@@ -55,7 +61,9 @@ void Sequence::prefill(const SequenceRows& rows, int64_t chunk, const Matrix& lo
     for (int64_t first = 0; first < n;) {
       const int64_t end = batch_end(rows.visible_end, base, first, chunk);
       RowBatch batch;
-      batch.rows = row_range(rows.rows, first, end - first);
+      const ConstMatrix part = row_range(rows.rows, first, end - first);
+      batch.rows = columns(part, 0, n_embd);
+      for (int64_t k = 1; wide && k <= n_extra; ++k) batch.extra.push_back(columns(part, k * n_embd, n_embd));
       for (size_t p = 0; p < n_pos; ++p) {
         const auto from = rows.positions.begin() + static_cast<int64_t>(p) * n;
         batch.positions.insert(batch.positions.end(), from + first, from + end);

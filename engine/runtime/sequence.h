@@ -14,7 +14,7 @@ namespace trimtok {
 
 // Rows of one sequence as the decoder takes them, before they are cut into batches.
 struct SequenceRows {
-  ConstMatrix rows;                  // [n, n_embd]
+  ConstMatrix rows;                  // [n, n_embd * (1 + n_extra)], or [n, n_embd]: no extra slices
   std::vector<int32_t> positions;    // [n_pos, n]
   std::vector<int32_t> visible_end;  // [n], sequence indices
 };

@@ -33,6 +33,25 @@ std::unique_ptr<Tower> load_tower(std::shared_ptr<const GgufFile> file) {
        quote_path(file->path()).c_str(), quote_text(type).c_str(), supported.c_str());
 }
 
+std::vector<ImagePlan> Tower::plan_video(int32_t, int32_t, int32_t, double) const {
+  fail(ErrorCode::kUnsupported, "[video] %s has no video input, expected frames as single pictures",
+       info().family.c_str());
+}
+
+EncodedImage Tower::encode_group(Backend&, std::span<const ImageView>, int32_t, const RunControl&) const {
+  fail(ErrorCode::kUnsupported, "[video] %s has no video input, expected frames as single pictures",
+       info().family.c_str());
+}
+
+std::shared_ptr<const Tower> Tower::with_options(const ViewOptions& options) const {
+  const bool min = options.min_pixels != 0;
+  fail(
+      ErrorCode::kInvalidArgument,
+      "[%s] is %lld, but pictures for %s have a fixed resolution; leave it out or scale the picture yourself",
+      min ? "min_pixels" : "max_pixels",
+      static_cast<long long>(min ? options.min_pixels : options.max_pixels), info().family.c_str());
+}
+
 std::vector<std::string> supported_projectors() {
   return {
 #define TT_TOWER(projector, factory) projector,

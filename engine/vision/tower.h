@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,12 @@ struct RowBox {
   float x0 = 0, y0 = 0, x1 = 0, y1 = 0;
 };
 
+// Place of a row in an M-RoPE decoder, counted from where its run of rows begins. Runs without text between
+// them (groups of a video) count from where the first of them begins.
+struct RowPlace {
+  int32_t t = 0, h = 0, w = 0;
+};
+
 // How one picture enters the prompt: text around and between runs of rows, in order.
 struct PromptPart {
   std::string text;       // special tokens allowed; empty when this part is rows
@@ -35,7 +42,14 @@ struct ImagePlan {
   int32_t view_height = 0;
   std::vector<RowGrid> grids;  // rows that are neighbours in the picture; they do not overlap
   std::vector<PromptPart> parts;
-  std::vector<RowBox> boxes;  // [n_rows]
+  std::vector<RowBox> boxes;     // [n_rows]
+  std::vector<RowPlace> places;  // [n_rows]; empty: rows follow one another
+};
+
+// What a caller may set for one call; 0 is the family's own value.
+struct ViewOptions {
+  int64_t min_pixels = 0;
+  int64_t max_pixels = 0;
 };
 
 struct EncodedImage {
@@ -52,6 +66,7 @@ struct TowerInfo {
   int32_t n_embd = 0;             // width of a row without extras
   int32_t n_extra = 0;            // extra slices per row (deepstack)
   bool bidirectional = false;     // the rows of one picture see each other in the LM
+  int32_t frames_per_group = 1;   // frames of a video that become one run of rows; 1: frames are pictures
   int32_t n_layers = 0;
   int32_t width = 0;
   int32_t patch_size = 0;
@@ -70,6 +85,17 @@ class Tower {
   // [views * patches, width] and "view_rows" [views * patches', n_embd]. A picture of many views is encoded
   // in groups: each tap comes once per group, in order. Throws Error(kNumerics) when a row is not finite.
   virtual EncodedImage encode(Backend& backend, const ImageView& image, const RunControl& control) const = 0;
+  // Video, for towers with frames_per_group > 1: its frames have one size and are cut into groups in order,
+  // the last one filled up with the last frame. One plan and one encoding per group; the plans follow each
+  // other in the prompt. fps: frames per second of the frames given. Here: Error(kUnsupported).
+  virtual std::vector<ImagePlan> plan_video(int32_t width, int32_t height, int32_t n_frames,
+                                            double fps) const;
+  // frames: of one group, out of n_frames in the whole video.
+  virtual EncodedImage encode_group(Backend& backend, std::span<const ImageView> frames, int32_t n_frames,
+                                    const RunControl& control) const;
+  // The same tower (weights are shared) with other settings. Throws Error(kInvalidArgument) for settings that
+  // the family has not or that cannot be met; here: any.
+  virtual std::shared_ptr<const Tower> with_options(const ViewOptions& options) const;
 };
 
 // Reads clip.projector_type and dispatches through towers.def. An unknown one is an Error(kUnsupported)

@@ -76,12 +76,10 @@ VitLayer bind_vit_layer(WeightBinder& binder, std::shared_ptr<const GgufFile> fi
   layer.up = bind_linear(binder, block + (swapped ? "ffn_down" : "ffn_up"), -1, c.width);
   const int64_t n_ff = layer.up.weight.data != nullptr ? layer.up.weight.rows : -1;
   layer.down = bind_linear(binder, block + (swapped ? "ffn_up" : "ffn_down"), c.width, n_ff);
+  if (binder.has(block + "ffn_gate.weight")) {
+    layer.gate = bind_linear(binder, block + "ffn_gate", n_ff, c.width);
+  }
   return layer;
-}
-
-void apply(Backend& backend, const Norm& norm, float eps, const Matrix& out, const Matrix& x,
-           const char* where) {
-  backend.layer_norm({out, x, norm.weight, norm.bias, eps}, where);
 }
 
 void apply(Backend& backend, const Linear& linear, const Matrix& out, const Matrix& x, Activation act,
@@ -146,8 +144,31 @@ std::vector<VitLayer> bind_vit_layers(WeightBinder& binder, std::shared_ptr<cons
   return layers;
 }
 
+void apply_norm(Backend& backend, const VitConfig& c, const Norm& norm, const Matrix& out,
+                const ConstMatrix& x, const char* where) {
+  if (c.rms_norm) {
+    backend.rms_norm({out, x, norm.weight, c.eps}, where);
+  } else {
+    backend.layer_norm({out, x, norm.weight, norm.bias, c.eps}, where);
+  }
+}
+
+void check_finite_rows(const Matrix& rows) {
+  for (int64_t t = 0; t < rows.rows; ++t) {
+    const auto* row =
+        reinterpret_cast<const float*>(static_cast<const std::byte*>(rows.data) + t * rows.stride);
+    for (int64_t i = 0; i < rows.cols; ++i) {
+      if (std::isfinite(row[i])) continue;
+      fail(ErrorCode::kNumerics,
+           "[encode] row %lld of the picture holds %g, expected finite numbers; the weights of the vision "
+           "tower may be damaged",
+           static_cast<long long>(t), static_cast<double>(row[i]));
+    }
+  }
+}
+
 void run_vit_layer(Backend& backend, const VitConfig& c, const VitLayer& layer, int32_t index,
-                   const Matrix& x, const RowIntervals& intervals) {
+                   const Matrix& x, const RowIntervals& intervals, const VitRope& rope) {
   const std::string name = "vision layer " + std::to_string(index);
   const char* where = name.c_str();
   const Arena::Mark mark(backend.arena());
@@ -159,13 +180,17 @@ void run_vit_layer(Backend& backend, const VitConfig& c, const VitLayer& layer, 
     const Matrix k = col_slice(qkv, c.q_width(), c.kv_width());
     const Matrix v = col_slice(qkv, c.q_width() + c.kv_width(), c.kv_width());
     const Matrix mixed = backend.arena().matrix(x.rows, c.q_width());
-    apply(backend, layer.ln1, c.eps, normed, x, where);
+    apply_norm(backend, c, layer.ln1, normed, x, where);
     if (layer.qkv.weight.data != nullptr) {
       apply(backend, layer.qkv, qkv, normed, Activation::kNone, {}, where);
     } else {
       apply(backend, layer.q, q, normed, Activation::kNone, {}, where);
       apply(backend, layer.k, k, normed, Activation::kNone, {}, where);
       apply(backend, layer.v, v, normed, Activation::kNone, {}, where);
+    }
+    if (rope.cos.data != nullptr) {
+      backend.rope({q, c.head_dim, rope.cos, rope.sin, RopePairs::kHalves}, where);
+      backend.rope({k, c.head_dim, rope.cos, rope.sin, RopePairs::kHalves}, where);
     }
     AttentionArgs attention{mixed, q, k, v, c.n_heads, c.n_kv_heads, c.head_dim};
     attention.scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
@@ -175,14 +200,23 @@ void run_vit_layer(Backend& backend, const VitConfig& c, const VitLayer& layer, 
     apply(backend, layer.out, x, mixed, Activation::kNone, x, where);
   }
   const Matrix hidden = backend.arena().matrix(x.rows, layer.up.weight.rows);
-  apply(backend, layer.ln2, c.eps, normed, x, where);
-  apply(backend, layer.up, hidden, normed, c.act, {}, where);
+  apply_norm(backend, c, layer.ln2, normed, x, where);
+  if (layer.gate.weight.data == nullptr) {
+    apply(backend, layer.up, hidden, normed, c.act, {}, where);
+  } else {
+    const Matrix gate = backend.arena().matrix(x.rows, hidden.cols);
+    apply(backend, layer.gate, gate, normed, Activation::kNone, {}, where);
+    apply(backend, layer.up, hidden, normed, Activation::kNone, {}, where);
+    backend.gated_act({hidden, gate, hidden, c.act}, where);
+  }
   apply(backend, layer.down, x, hidden, Activation::kNone, x, where);
 }
 
 size_t vit_scratch_bytes(const VitConfig& config, const std::vector<VitLayer>& layers) {
   int64_t widest = 2 * config.q_width() + 2 * config.kv_width();
-  for (const VitLayer& layer : layers) widest = std::max(widest, layer.up.weight.rows);
+  for (const VitLayer& layer : layers) {
+    widest = std::max(widest, layer.up.weight.rows * (layer.gate.weight.data != nullptr ? 2 : 1));
+  }
   return static_cast<size_t>(config.width + widest) * sizeof(float);
 }
 

@@ -23,6 +23,7 @@ struct VitConfig {
   int32_t head_dim = 0;
   float eps = 0.0f;
   Activation act = Activation::kQuickGelu;
+  bool rms_norm = false;        // the blocks' norms are RMSNorm; a family's own knowledge, no file says it
   std::array<float, 3> mean{};  // of pixels in [0, 1]
   std::array<float, 3> std{};
 
@@ -49,6 +50,7 @@ struct VitLayer {
   Linear qkv;  // q, k, v stacked; weight absent when the file stores them apart
   Linear q, k, v;
   Linear out, up, down;
+  Linear gate;  // weight absent: down(act(up(x))), else down(act(gate(x)) * up(x))
 };
 
 // "<name>.weight", "<name>.bias" (optional). -1 accepts any size.
@@ -64,11 +66,23 @@ struct RowIntervals {
   const int32_t* end = nullptr;
 };
 
+// Angles of 2-D RoPE, [T, head_dim / 2]; absent: positions are in the rows already.
+struct VitRope {
+  ConstMatrix cos, sin;
+};
+
 // x += attention(ln1(x)); x += ffn(ln2(x)).   x: [T, width]
 void run_vit_layer(Backend& backend, const VitConfig& config, const VitLayer& layer, int32_t index,
-                   const Matrix& x, const RowIntervals& intervals);
+                   const Matrix& x, const RowIntervals& intervals, const VitRope& rope = {});
 // Bytes of arena that run_vit_layer takes per row.
 size_t vit_scratch_bytes(const VitConfig& config, const std::vector<VitLayer>& layers);
+
+// out = norm(x), the kind that config.rms_norm says. out may be x.
+void apply_norm(Backend& backend, const VitConfig& config, const Norm& norm, const Matrix& out,
+                const ConstMatrix& x, const char* where);
+
+// Throws Error(kNumerics) naming the first row that is not finite: damaged weights.
+void check_finite_rows(const Matrix& rows);
 
 // Parts of an f32 matrix.
 Matrix row_slice(const Matrix& m, int64_t first, int64_t n);

@@ -112,6 +112,7 @@ py::dict model_info(Model& model) {
   out["chat_templates"] = template_dict(model.lm_file());
   out["fallback_template"] = vision != nullptr ? vision->fallback_template : "";
   out["placeholder"] = vision != nullptr ? py::object(py::str(vision->placeholder)) : py::none();
+  out["frames_per_group"] = vision != nullptr ? vision->frames_per_group : 1;
   out["bos_token"] = token_text(tokenizer, tokenizer.bos());
   out["eos_token"] = token_text(tokenizer, tokenizer.eos());
   out["add_bos"] = tokenizer.add_bos();
@@ -127,15 +128,49 @@ py::dict model_info(Model& model) {
   return out;
 }
 
+PositionChoice position_choice(const std::string& name) {
+  if (name == "auto") return PositionChoice::kAuto;
+  if (name == "original") return PositionChoice::kOriginal;
+  if (name == "compact") return PositionChoice::kCompact;
+  fail(ErrorCode::kInvalidArgument, "[positions] is \"%.32s\", must be auto, original or compact",
+       name.c_str());
+}
+
+py::array_t<int32_t> int_array(const std::vector<int32_t>& values) {
+  return py::array_t<int32_t>(static_cast<int64_t>(values.size()), values.data());
+}
+
 py::dict plan_prompt(const Model& model, const std::string& prompt,
-                     const std::vector<std::pair<int32_t, int32_t>>& sizes) {
+                     const std::vector<std::pair<int32_t, int32_t>>& sizes, int64_t min_pixels,
+                     int64_t max_pixels, double video_fps,
+                     const std::optional<std::vector<std::vector<int32_t>>>& kept,
+                     const std::string& policy) {
   std::vector<ImagePlan> plans;
+  std::vector<PictureSize> pictures;
   for (const auto& [width, height] : sizes) {
     check_image_size(width, height);
-    plans.push_back(model.require_tower().plan(width, height));
+    pictures.push_back({width, height});
+  }
+  std::shared_ptr<const Tower> tower;
+  if (!pictures.empty()) tower = model.tower_with({min_pixels, max_pixels});
+  std::string placed = prompt;
+  if (tower != nullptr && video_fps > 0 && tower->info().frames_per_group > 1) {
+    plans = plan_video(*tower, pictures, video_fps, placed);
+  } else {
+    for (const PictureSize& size : pictures) plans.push_back(tower->plan(size.width, size.height));
   }
   const bool bidirectional = model.tower() != nullptr && model.tower()->info().bidirectional;
-  const SequencePlan plan = plan_sequence(model.tokenizer(), prompt, plans, bidirectional);
+  SequencePlan plan =
+      plan_sequence(model.tokenizer(), placed, plans, bidirectional, model.decoder().info().n_pos);
+  if (kept) {
+    if (kept->size() != plans.size()) {
+      fail(ErrorCode::kInvalidArgument, "[kept] has %zu lists, must have one per image: %zu", kept->size(),
+           plans.size());
+    }
+    const bool compact = position_choice(policy) == PositionChoice::kCompact;
+    plan = keep_rows(plan, kept_indices(plan, *kept),
+                     compact ? PositionPolicy::kCompact : PositionPolicy::kOriginal);
+  }
   py::list segments;
   int64_t start = 0;
   for (const Segment& segment : plan.segments) {
@@ -149,13 +184,16 @@ py::dict plan_prompt(const Model& model, const std::string& prompt,
     start += segment.size();
     segments.append(item);
   }
+  // [n], or [3, n] for a decoder whose positions have three components.
+  py::array positions = int_array(plan.positions);
+  if (plan.n_pos > 1) positions = positions.reshape({int64_t{plan.n_pos}, plan.n_rows});
   return py::dict("n_rows"_a = plan.n_rows, "n_visual"_a = plan.n_visual, "segments"_a = segments,
-                  "positions"_a = py::array_t<int32_t>(static_cast<int64_t>(plan.positions.size()),
-                                                       plan.positions.data()),
+                  "positions"_a = positions, "visible_end"_a = int_array(plan.visible_end),
                   "next_position"_a = plan.next_position);
 }
 
-py::array_t<float> encode_image(Model& model, const py::array& array) {
+py::array_t<float> encode_image(Model& model, const py::array& array, int64_t min_pixels,
+                                int64_t max_pixels) {
   const U8Array image = pixels(array);
   const ImageView view = image_view(image);
   const RunControl control = make_control(std::nullopt);
@@ -163,7 +201,7 @@ py::array_t<float> encode_image(Model& model, const py::array& array) {
   {
     py::gil_scoped_release release;
     std::lock_guard lock(model.compute_mutex());
-    encoded = model.require_tower().encode(model.backend(), view, control);
+    encoded = model.tower_with({min_pixels, max_pixels})->encode(model.backend(), view, control);
   }
   return to_numpy(encoded.rows);
 }
@@ -178,9 +216,9 @@ py::array_t<float> embed_ids(Model& model, const std::vector<int32_t>& ids) {
   return out;
 }
 
-// The "rows + positions" entry: whatever rows the caller made, at whatever positions, causal.
+// The "rows + positions" entry: whatever rows the caller made, at whatever positions, causal unless told.
 py::array_t<float> row_logits(const ModelPtr& model, const F32Array& rows, const I32Array& positions,
-                              int64_t n_last, int64_t chunk) {
+                              int64_t n_last, int64_t chunk, const std::optional<I32Array>& visible_end) {
   if (rows.ndim() != 2) fail(ErrorCode::kInvalidArgument, "[rows] must be float32 [n, n_embd]");
   if (n_last < 0 || n_last > rows.shape(0)) {
     fail(ErrorCode::kInvalidArgument, "[n_last] is %lld, must be in [0, %lld]",
@@ -191,6 +229,7 @@ py::array_t<float> row_logits(const ModelPtr& model, const F32Array& rows, const
   input.positions.assign(positions.data(), positions.data() + positions.size());
   input.visible_end.resize(static_cast<size_t>(rows.shape(0)));
   std::iota(input.visible_end.begin(), input.visible_end.end(), 1);
+  if (visible_end) input.visible_end.assign(visible_end->data(), visible_end->data() + visible_end->size());
   const int64_t n_vocab = model->decoder().info().n_vocab;
   py::array_t<float> out({n_last, n_vocab});
   const Matrix logits = {out.mutable_data(), Dtype::kF32, n_last, n_vocab, n_vocab * 4};
@@ -198,14 +237,6 @@ py::array_t<float> row_logits(const ModelPtr& model, const F32Array& rows, const
   py::gil_scoped_release release;
   Sequence(model).prefill(input, chunk, logits, control);
   return out;
-}
-
-PositionChoice position_choice(const std::string& name) {
-  if (name == "auto") return PositionChoice::kAuto;
-  if (name == "original") return PositionChoice::kOriginal;
-  if (name == "compact") return PositionChoice::kCompact;
-  fail(ErrorCode::kInvalidArgument, "[positions] is \"%.32s\", must be auto, original or compact",
-       name.c_str());
 }
 
 // The settings of _core.prune and, beside them, what needs a model: fit, kv_memory_mb, positions, text.
@@ -236,7 +267,8 @@ std::unique_ptr<PyGeneration> start_generation(
     const ModelPtr& model, const std::string& prompt, const std::vector<py::array>& arrays,
     int64_t max_tokens, float temperature, int32_t top_k, float top_p, float min_p, float repeat_penalty,
     uint64_t seed, std::vector<std::string> stop, int64_t chunk, const std::optional<py::dict>& pruning,
-    std::vector<std::string> image_keys, std::optional<py::function> progress) {
+    std::vector<std::string> image_keys, int64_t min_pixels, int64_t max_pixels, double video_fps,
+    std::optional<py::function> progress) {
   std::vector<Image> images;
   for (const py::array& array : arrays) {
     const U8Array image = pixels(array);
@@ -248,6 +280,8 @@ std::unique_ptr<PyGeneration> start_generation(
   options.max_tokens = max_tokens;
   options.stop = std::move(stop);
   options.chunk = chunk;
+  options.view = {min_pixels, max_pixels};
+  options.video_fps = video_fps;
   if (pruning) options.prune = prune_request(*pruning);
   options.image_keys = std::move(image_keys);
   auto out = std::make_unique<PyGeneration>();
@@ -312,7 +346,8 @@ void bind_model(py::module_& m) {
             return py::bytes(model.tokenizer().decode(ids, print_special)).attr("decode")("utf-8", "replace");
           },
           "ids"_a, "print_special"_a = false)
-      .def("plan", &plan_prompt, "prompt"_a, "sizes"_a)
+      .def("plan", &plan_prompt, "prompt"_a, "sizes"_a, "min_pixels"_a = 0, "max_pixels"_a = 0,
+           "video_fps"_a = 0.0, "kept"_a = py::none(), "policy"_a = "original")
       .def(
           "image_plan",
           [](const Model& model, int32_t width, int32_t height) {
@@ -327,13 +362,14 @@ void bind_model(py::module_& m) {
             return to_numpy(model.require_tower().preprocess(image_view(image)));
           },
           "image"_a)
-      .def("encode", &encode_image, "image"_a)
+      .def("encode", &encode_image, "image"_a, "min_pixels"_a = 0, "max_pixels"_a = 0)
       .def("embed", &embed_ids, "ids"_a)
-      .def("logits", &row_logits, "rows"_a, "positions"_a, "n_last"_a = 1, "chunk"_a = 512)
+      .def("logits", &row_logits, "rows"_a, "positions"_a, "n_last"_a = 1, "chunk"_a = 512,
+           "visible_end"_a = py::none())
       .def("generate", &start_generation, "prompt"_a, "images"_a, py::kw_only(), "max_tokens"_a,
            "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "repeat_penalty"_a, "seed"_a, "stop"_a,
            "chunk"_a = 512, "pruning"_a = py::none(), "image_keys"_a = std::vector<std::string>(),
-           "progress"_a = py::none());
+           "min_pixels"_a = 0, "max_pixels"_a = 0, "video_fps"_a = 0.0, "progress"_a = py::none());
 }
 
 }  // namespace trimtok::python

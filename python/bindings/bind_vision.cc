@@ -6,6 +6,7 @@
 
 #include "engine/core/backend.h"
 #include "engine/core/threads.h"
+#include "engine/vision/dynamic_grid.h"
 #include "engine/vision/image.h"
 #include "engine/vision/tower.h"
 #include "python/bindings/convert.h"
@@ -137,6 +138,41 @@ void bind_vision(py::module_& m) {
         "or lanczos. "
         "Returns uint8 "
         "[height, width, 3]. Raises ValueError for other shapes, sizes or names.");
+  m.def(
+      "smart_resize",
+      [](int32_t width, int32_t height, int32_t factor, int64_t min_pixels, int64_t max_pixels,
+         int32_t n_frames) {
+        if (factor < 1 || factor > kMaxImageSide || n_frames < 1 || min_pixels < 1 ||
+            max_pixels < min_pixels) {
+          fail(ErrorCode::kInvalidArgument,
+               "[smart_resize] factor %d, %d frames, limits %lld and %lld: must be positive, limits in order",
+               factor, n_frames, static_cast<long long>(min_pixels), static_cast<long long>(max_pixels));
+        }
+        const PixelLimits limits{min_pixels, max_pixels};
+        const PixelSize size = n_frames == 1 ? smart_resize(width, height, factor, limits)
+                                             : smart_resize_video(width, height, n_frames, factor, limits);
+        return std::pair(size.width, size.height);
+      },
+      "width"_a, "height"_a, "factor"_a, "min_pixels"_a, "max_pixels"_a, "n_frames"_a = 1,
+      "(width, height) that a picture is scaled to: multiples of factor, an area within the limits. With "
+      "several "
+      "frames the limits are those of all together.");
+  m.def(
+      "window_order",
+      [](int32_t cells_across, int32_t cells_down, int32_t window) {
+        if (cells_across < 1 || cells_down < 1 || window < 1 ||
+            int64_t{cells_across} * cells_down > kMaxImagePixels) {
+          fail(ErrorCode::kInvalidArgument,
+               "[window_order] %d x %d cells, window %d: each must be at least 1", cells_across, cells_down,
+               window);
+        }
+        const CellOrder order = window_order(cells_across, cells_down, window);
+        return py::make_tuple(order.cells, order.starts);
+      },
+      "cells_across"_a, "cells_down"_a, "window"_a,
+      "Cells of a grid grouped by windows: (raster index of the j-th cell, first cell of every window and "
+      "the "
+      "number of cells).");
   m.def("supported_projectors", &supported_projectors,
         "The values of clip.projector_type that can be loaded.");
   py::class_<LoadedTower>(m, "Tower", "The vision part of a GGUF file, on its own.")

@@ -19,7 +19,7 @@ from .bench import as_dict as keep_as_dict
 from .bench import bench_keep, check_plot, synthetic_pictures, table, write_csv, write_plot
 from .eval import command as eval_command
 from .images import load_image
-from .model import DEVICES, KV_DTYPES, Model
+from .model import DEVICES, KV_DTYPES, Model, _view
 from .prompt import without_pictures
 from .pruning import DEFAULT_PRUNING, SELECTORS, Pruning
 from .stream import Stream
@@ -110,7 +110,9 @@ def _run(args: argparse.Namespace) -> None:
         args.seed,
         args.stop,
     )
-    prompt = model._prompt(args.prompt, len(args.image), args.system, args.raw)
+    view = _view(args.min_pixels, args.max_pixels, args.video, args.fps, len(args.image))
+    options = {**options, **view}
+    prompt = model._prompt(args.prompt, len(args.image), args.system, args.raw, args.video)
     question = without_pictures(args.prompt)
     with Stream(model, prompt, args.image, options, bar.callback, pruning, question) as stream:
         for piece in stream:
@@ -299,6 +301,10 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", parents=[load], help="answer a question about images")
     run.add_argument("prompt", metavar="PROMPT", help='the question; "<image>" in it places an image')
     run.add_argument("-i", "--image", action="append", default=[], metavar="FILE", help="may be repeated")
+    run.add_argument("--video", action="store_true", help="the images are frames of one video")
+    run.add_argument("--fps", type=float, metavar="F", help="frames per second of the video (default 2)")
+    run.add_argument("--min-pixels", type=int, metavar="N", help="of a scaled picture (Qwen)")
+    run.add_argument("--max-pixels", type=int, metavar="N", help="of a scaled picture (Qwen)")
     run.add_argument("--system", metavar="TEXT", help="system message")
     run.add_argument("--raw", action="store_true", help="PROMPT is the final text: no chat template")
     run.add_argument("--max-tokens", type=int, default=256, metavar="N")

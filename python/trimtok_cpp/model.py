@@ -23,11 +23,12 @@ from .prompt import (
     parse_messages,
     place_images,
     raw_prompt,
+    repeat_tag,
     without_pictures,
 )
 from .pruning import DEFAULT_PRUNING, Pruning
 from .result import Result, TokenCount
-from .stream import GenerateOptions, Progress, Stream
+from .stream import GenerateOptions, Progress, Stream, ViewOptions
 
 __all__ = ["Model"]
 
@@ -139,6 +140,10 @@ class Model:
         stop: str | Sequence[str] | None = None,
         system: str | None = None,
         pruning: Pruning | float | None = DEFAULT_PRUNING,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        video: bool = False,
+        fps: float | None = None,
         stream: Literal[False] = False,
         raw: bool = False,
     ) -> Result: ...
@@ -159,6 +164,10 @@ class Model:
         stop: str | Sequence[str] | None = None,
         system: str | None = None,
         pruning: Pruning | float | None = DEFAULT_PRUNING,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        video: bool = False,
+        fps: float | None = None,
         stream: Literal[True],
         raw: bool = False,
     ) -> Stream: ...
@@ -178,6 +187,10 @@ class Model:
         stop: str | Sequence[str] | None = None,
         system: str | None = None,
         pruning: Pruning | float | None = DEFAULT_PRUNING,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        video: bool = False,
+        fps: float | None = None,
         stream: bool = False,
         raw: bool = False,
     ) -> Result | Stream:
@@ -190,6 +203,11 @@ class Model:
         stop: texts that end the answer (they are not part of it). system: a system message.
         pruning: which visual tokens the language model reads. A number is the share that stays, a Pruning
         says more, None keeps all; Result.pruning reports what was done. The default is Pruning(keep=0.5).
+        min_pixels, max_pixels: limits of the area to which a picture is scaled, for families that take
+        pictures at their own resolution (Qwen); None is what the released model uses.
+        video: the images are frames of one video, in order; "<image>" (once) places it. Qwen reads two frames
+        of one size as one group, and the limits are those of a frame (Qwen3-VL: of all frames together);
+        for other families frames are images. fps: frames per second of what is given (default 2).
         stream: returns a Stream at once, which yields text as it comes.
         raw: `prompt` is the final text, special tokens included; only "<image>" is replaced, without one the
         images go in front with nothing around them. The chat template is not used.
@@ -201,8 +219,9 @@ class Model:
         options = self._options(max_tokens, temperature, top_k, top_p, min_p, repeat_penalty, seed, stop)
         keep = Pruning.of(pruning)
         sources = as_sources(images)
-        text = self._prompt(prompt, len(sources), system, raw)
-        return self._run(text, sources, options, keep, without_pictures(prompt), stream)
+        view = _view(min_pixels, max_pixels, video, fps, len(sources))
+        text = self._prompt(prompt, len(sources), system, raw, video)
+        return self._run(text, sources, {**options, **view}, keep, without_pictures(prompt), stream)
 
     @overload
     def chat(
@@ -219,6 +238,8 @@ class Model:
         stop: str | Sequence[str] | None = None,
         system: str | None = None,
         pruning: Pruning | float | None = DEFAULT_PRUNING,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
         stream: Literal[False] = False,
     ) -> Result: ...
 
@@ -237,6 +258,8 @@ class Model:
         stop: str | Sequence[str] | None = None,
         system: str | None = None,
         pruning: Pruning | float | None = DEFAULT_PRUNING,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
         stream: Literal[True],
     ) -> Stream: ...
 
@@ -254,6 +277,8 @@ class Model:
         stop: str | Sequence[str] | None = None,
         system: str | None = None,
         pruning: Pruning | float | None = DEFAULT_PRUNING,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
         stream: bool = False,
     ) -> Result | Stream:
         """Continues a conversation of OpenAI-style messages.
@@ -273,6 +298,7 @@ class Model:
                 raise ValueError("[system] is given, and messages hold a system message too; use one of them")
             parsed.insert(0, Message("system", (clean(system, "system"),)))
         self._check_vision(len(sources))
+        options = {**options, **_view(min_pixels, max_pixels, False, None, len(sources))}
         text = self._chat_format().render(parsed)
         return self._run(text, sources, options, keep, last_question(parsed), stream)
 
@@ -282,6 +308,10 @@ class Model:
         prompt: str,
         *,
         system: str | None = None,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        video: bool = False,
+        fps: float | None = None,
         raw: bool = False,
     ) -> TokenCount:
         """How many rows of context `generate` would use for this prompt without pruning; nothing runs.
@@ -289,9 +319,10 @@ class Model:
         An int (its `visual_tokens` are those of the images); may exceed the context. Errors as in `generate`.
         """
         sources = as_sources(images)
-        text = self._prompt(prompt, len(sources), system, raw)
+        view = _view(min_pixels, max_pixels, video, fps, len(sources))
+        text = self._prompt(prompt, len(sources), system, raw, video)
         arrays = [load_image(source, index) for index, source in enumerate(sources)]
-        plan = self._core.plan(text, [(array.shape[1], array.shape[0]) for array in arrays])
+        plan = self._core.plan(text, [(array.shape[1], array.shape[0]) for array in arrays], **view)
         return TokenCount(plan["n_rows"], plan["n_visual"])
 
     def info(self) -> dict[str, Any]:
@@ -305,7 +336,11 @@ class Model:
         for stream in running:
             stream.cancel()
 
-    def _prompt(self, prompt: str, n_images: int, system: str | None, raw: bool) -> str:
+    def _prompt(self, prompt: str, n_images: int, system: str | None, raw: bool, video: bool = False) -> str:
+        if video and self._info["frames_per_group"] > 1:
+            n_images = 1  # the engine knows how many runs of rows the frames become
+        elif video:
+            prompt = repeat_tag(prompt, n_images)
         if raw:
             if system is not None:
                 raise ValueError("[system] cannot be used with raw=True; write it into the prompt")
@@ -371,6 +406,29 @@ class Model:
             for _ in running:
                 pass
         return running.result
+
+
+def _view(
+    min_pixels: int | None, max_pixels: int | None, video: bool, fps: float | None, n_images: int
+) -> ViewOptions:
+    view: ViewOptions = {}
+    if min_pixels is not None:
+        view["min_pixels"] = _integer("min_pixels", min_pixels, 1, _MAX_INT32)
+    if max_pixels is not None:
+        view["max_pixels"] = _integer("max_pixels", max_pixels, 1, _MAX_INT32)
+    if view and not n_images:
+        raise ValueError(f"[{next(iter(view))}] is given without images; leave it out")
+    if not isinstance(video, bool):
+        raise TypeError(f"[video] is {video!r}, must be True or False")
+    if video and not n_images:
+        raise ValueError("[video] is True, but [images] holds no frames")
+    if fps is not None and not video:
+        raise ValueError(
+            f"[fps] is {fps!r} without video=True; leave it out or say that the images are frames"
+        )
+    if video:
+        view["video_fps"] = _number("fps", 2.0 if fps is None else fps, _TINY, 1e6, "(0, 1e6]")
+    return view
 
 
 def _file(name: str, value: str | os.PathLike[str]) -> str:

@@ -29,6 +29,7 @@ __all__ = [
     "parse_messages",
     "place_images",
     "raw_prompt",
+    "repeat_tag",
     "without_pictures",
 ]
 
@@ -101,6 +102,14 @@ def _count_tags(text: str, n_images: int) -> int:
             "give every image one marker, or write none to have the images first"
         )
     return found
+
+
+def repeat_tag(prompt: str, count: int) -> str:
+    """The prompt with its one "<image>", which stands for a video, repeated for every frame."""
+    text = clean(prompt, "prompt")
+    if _count_tags(text, 1):
+        return text.replace(IMAGE_TAG, IMAGE_TAG * count)
+    return text
 
 
 def without_pictures(prompt: str) -> str:

@@ -19,12 +19,20 @@ if TYPE_CHECKING:
     from . import _core
     from .model import Model
 
-__all__ = ["GenerateOptions", "Progress", "Stream"]
+__all__ = ["GenerateOptions", "Progress", "Stream", "ViewOptions"]
 
 Progress: TypeAlias = "Callable[[str, int, int], None]"  # phase, done, total
 
 
-class GenerateOptions(TypedDict):
+class ViewOptions(TypedDict, total=False):
+    """How pictures are looked at; what is missing is the family's own value."""
+
+    min_pixels: int
+    max_pixels: int
+    video_fps: float  # the pictures are frames of one video
+
+
+class GenerateOptions(ViewOptions):
     """Checked arguments of a generation, as the extension takes them."""
 
     max_tokens: int
@@ -56,6 +64,8 @@ class Stream(Iterator[str]):
     ) -> None:
         """`question` holds the user's words, which the kept visual tokens should agree with."""
         self._seed = options["seed"]
+        # Frames of a video are reported by group; its first one stands for it.
+        self._group: int = model._info["frames_per_group"] if "video_fps" in options else 1
         self._model = model
         self._cancelled = False
         # A step and a look at the result exclude each other; a signal handler may look during a step.
@@ -126,7 +136,7 @@ class Stream(Iterator[str]):
         assert self._generation is not None
         raw: dict[str, Any] = self._generation.result()
         raw["finish_reason"] = raw["finish_reason"] or reason
-        return Result.from_core(raw, self._seed, self._pictures)
+        return Result.from_core(raw, self._seed, self._pictures[:: self._group])
 
     def __enter__(self) -> Stream:  # noqa: D105
         return self

@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import typing
 from . import ops
-__all__: list[str] = ['Generation', 'GgufFile', 'Model', 'Sampler', 'StreamDecoder', 'Tokenizer', 'Tower', 'find_model_files', 'ops', 'pre_tokenize', 'prune', 'resize', 'supported_decoders', 'supported_projectors']
+__all__: list[str] = ['Generation', 'GgufFile', 'Model', 'Sampler', 'StreamDecoder', 'Tokenizer', 'Tower', 'find_model_files', 'ops', 'pre_tokenize', 'prune', 'resize', 'smart_resize', 'supported_decoders', 'supported_projectors', 'window_order']
 class GgufFile:
     """
     A GGUF file (all its shards), mapped read-only and checked.
@@ -218,17 +218,17 @@ class Model:
         ...
     def embed(self, ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> numpy.typing.NDArray[numpy.float32]:
         ...
-    def encode(self, image: numpy.ndarray) -> numpy.typing.NDArray[numpy.float32]:
+    def encode(self, image: numpy.ndarray, min_pixels: typing.SupportsInt | typing.SupportsIndex = 0, max_pixels: typing.SupportsInt | typing.SupportsIndex = 0) -> numpy.typing.NDArray[numpy.float32]:
         ...
-    def generate(self, prompt: str, images: collections.abc.Sequence[numpy.ndarray], *, max_tokens: typing.SupportsInt | typing.SupportsIndex, temperature: typing.SupportsFloat | typing.SupportsIndex, top_k: typing.SupportsInt | typing.SupportsIndex, top_p: typing.SupportsFloat | typing.SupportsIndex, min_p: typing.SupportsFloat | typing.SupportsIndex, repeat_penalty: typing.SupportsFloat | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex, stop: collections.abc.Sequence[str], chunk: typing.SupportsInt | typing.SupportsIndex = 512, pruning: dict | None = None, image_keys: collections.abc.Sequence[str] = [], progress: collections.abc.Callable | None = None) -> Generation:
+    def generate(self, prompt: str, images: collections.abc.Sequence[numpy.ndarray], *, max_tokens: typing.SupportsInt | typing.SupportsIndex, temperature: typing.SupportsFloat | typing.SupportsIndex, top_k: typing.SupportsInt | typing.SupportsIndex, top_p: typing.SupportsFloat | typing.SupportsIndex, min_p: typing.SupportsFloat | typing.SupportsIndex, repeat_penalty: typing.SupportsFloat | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex, stop: collections.abc.Sequence[str], chunk: typing.SupportsInt | typing.SupportsIndex = 512, pruning: dict | None = None, image_keys: collections.abc.Sequence[str] = [], min_pixels: typing.SupportsInt | typing.SupportsIndex = 0, max_pixels: typing.SupportsInt | typing.SupportsIndex = 0, video_fps: typing.SupportsFloat | typing.SupportsIndex = 0.0, progress: collections.abc.Callable | None = None) -> Generation:
         ...
     def image_plan(self, width: typing.SupportsInt | typing.SupportsIndex, height: typing.SupportsInt | typing.SupportsIndex) -> dict:
         ...
     def info(self) -> dict:
         ...
-    def logits(self, rows: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], positions: typing.Annotated[numpy.typing.ArrayLike, numpy.int32], n_last: typing.SupportsInt | typing.SupportsIndex = 1, chunk: typing.SupportsInt | typing.SupportsIndex = 512) -> numpy.typing.NDArray[numpy.float32]:
+    def logits(self, rows: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], positions: typing.Annotated[numpy.typing.ArrayLike, numpy.int32], n_last: typing.SupportsInt | typing.SupportsIndex = 1, chunk: typing.SupportsInt | typing.SupportsIndex = 512, visible_end: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None = None) -> numpy.typing.NDArray[numpy.float32]:
         ...
-    def plan(self, prompt: str, sizes: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]]) -> dict:
+    def plan(self, prompt: str, sizes: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]], min_pixels: typing.SupportsInt | typing.SupportsIndex = 0, max_pixels: typing.SupportsInt | typing.SupportsIndex = 0, video_fps: typing.SupportsFloat | typing.SupportsIndex = 0.0, kept: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]] | None = None, policy: str = 'original') -> dict:
         ...
     def preprocess(self, image: numpy.ndarray) -> numpy.typing.NDArray[numpy.uint8]:
         ...
@@ -262,6 +262,10 @@ def resize(image: numpy.ndarray, width: typing.SupportsInt | typing.SupportsInde
     
     image: uint8 [h, w, 3]; filter: bilinear, bicubic or lanczos. Returns uint8 [height, width, 3]. Raises ValueError for other shapes, sizes or names.
     """
+def smart_resize(width: typing.SupportsInt | typing.SupportsIndex, height: typing.SupportsInt | typing.SupportsIndex, factor: typing.SupportsInt | typing.SupportsIndex, min_pixels: typing.SupportsInt | typing.SupportsIndex, max_pixels: typing.SupportsInt | typing.SupportsIndex, n_frames: typing.SupportsInt | typing.SupportsIndex = 1) -> tuple[int, int]:
+    """
+    (width, height) that a picture is scaled to: multiples of factor, an area within the limits. With several frames the limits are those of all together.
+    """
 def supported_decoders() -> list[str]:
     """
     Names of the language model architectures (general.architecture) that this version runs.
@@ -269,5 +273,9 @@ def supported_decoders() -> list[str]:
 def supported_projectors() -> list[str]:
     """
     The values of clip.projector_type that can be loaded.
+    """
+def window_order(cells_across: typing.SupportsInt | typing.SupportsIndex, cells_down: typing.SupportsInt | typing.SupportsIndex, window: typing.SupportsInt | typing.SupportsIndex) -> tuple[list[int], list[int]]:
+    """
+    Cells of a grid grouped by windows: (raster index of the j-th cell, first cell of every window and the number of cells).
     """
 __version__: str = '0.1.0'
