@@ -194,12 +194,15 @@ std::vector<float> MergeTower::rope_angles(const Layout& layout) const {
   const size_t half = static_cast<size_t>(p_.config.head_dim) / 4, n_pairs = 2 * half;
   const int32_t across = layout.cells_across * p_.merge;
   const size_t n = layout.patches.size() * n_pairs;
+  std::vector<double> radians(half);  // of a pair per patch
+  for (size_t k = 0; k < half; ++k) {
+    radians[k] = std::pow(kRopeBase, -static_cast<double>(k) / static_cast<double>(half));
+  }
   std::vector<float> values(2 * n);
   for (size_t j = 0; j < layout.patches.size(); ++j) {
     const int32_t row = layout.patches[j] / across, col = layout.patches[j] % across;
     for (size_t k = 0; k < n_pairs; ++k) {
-      const double power = -static_cast<double>(k % half) / static_cast<double>(half);
-      const double angle = (k < half ? row : col) * std::pow(kRopeBase, power);
+      const double angle = (k < half ? row : col) * radians[k % half];
       values[j * n_pairs + k] = static_cast<float>(std::cos(angle));
       values[n + j * n_pairs + k] = static_cast<float>(std::sin(angle));
     }
