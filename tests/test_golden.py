@@ -191,6 +191,29 @@ def test_pruning_in_generate(golden: Golden, case: str, positions: str) -> None:
     assert result["token_ids"] == greedy(model, rows, plan, 8)
 
 
+@pytest.mark.parametrize("name", ["qwen2vl", "qwen3vl", "gemma3"])
+def test_grid_pool_in_generate(name: str, fixtures: Path) -> None:
+    """Blocks are averaged with everything that their rows bring along, and lie where their first cell lay."""
+    golden = load_golden(fixtures / name)
+    model = Model(golden.lm, kv_dtype="f32")
+    options = Pruning(0.5, selector="grid_pool", positions="original")
+    result = model.generate(
+        golden.case_images("one"), golden.raw_prompt(model, "one"), raw=True, pruning=options, max_tokens=8
+    )
+    assert result.pruning is not None
+    kept = result.pruning.kept[0].tolist()
+    height, width = golden.data["images"][0].get("merged_grid", (4, 4))
+    rows, plan = golden.rows(model, "one")
+    at = next(s["start"] for s in plan["segments"] if "image" in s)
+    cells = rows[at : at + height * width].reshape(height, width, -1)
+    side = next(side for side in range(1, 9) if -(-height // side) * -(-width // side) == len(kept))
+    assert side > 1
+    pooled = [cells[i // width :, i % width :][:side, :side].mean((0, 1)) for i in kept]
+    short = golden.plan(model, "one", kept=[kept])
+    rows = np.concatenate([rows[:at], pooled, rows[at + height * width :]]).astype(np.float32)
+    assert result.token_ids == greedy(model, rows, short, 8)
+
+
 def test_keeping_every_row_changes_nothing(golden: Golden) -> None:
     model = Model(golden.lm)
     whole = golden.plan(model, "multi")

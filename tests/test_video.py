@@ -101,6 +101,33 @@ def test_video_is_pruned_by_groups(model: Model) -> None:
     assert whole.usage.prompt_tokens == count
 
 
+def test_groups_are_remembered_as_what_they_are(qwen: Golden) -> None:
+    """The same pixels as a picture, as a frame of another video or at another limit are other rows."""
+    fresh = Model(qwen.lm)
+    pictures = frames(2)
+
+    def run(images: list[np.ndarray], **options: Any) -> tuple[list[int], int]:
+        result = fresh.generate(images, "What?", pruning=None, max_tokens=3, **options)
+        again = Model(qwen.lm, image_cache_mb=0).generate(
+            images, "What?", pruning=None, max_tokens=3, **options
+        )
+        assert result.token_ids == again.token_ids
+        return result.token_ids, sum(seconds == 0 for seconds in result.timings.encode)
+
+    calls: list[tuple[list[np.ndarray], dict[str, Any]]] = [
+        (pictures[:1], SMALL),
+        (pictures[:1], {}),
+        (pictures[:1], SMALL | {"video": True}),
+        (pictures, SMALL | {"video": True}),
+        (pictures[::-1], SMALL | {"video": True}),
+    ]
+    first = [run(images, **options) for images, options in calls]
+    assert [hits for _, hits in first] == [0] * len(calls)
+    second = [run(images, **options) for images, options in calls]
+    assert [hits for _, hits in second] == [1] * len(calls)
+    assert [ids for ids, _ in first] == [ids for ids, _ in second]
+
+
 def test_kept_rows_of_a_video_keep_their_places(model: Model) -> None:
     """Runs of a video count from one place, with and without pruning, under both policies."""
     core = model._core
