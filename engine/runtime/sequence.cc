@@ -39,9 +39,9 @@ void Sequence::prefill(const SequenceRows& rows, int64_t chunk, const Matrix& lo
       rows.positions.size() != static_cast<size_t>(n) * n_pos ||
       rows.visible_end.size() != static_cast<size_t>(n) || logits.rows > n || chunk < 1) {
     fail(ErrorCode::kInvalidArgument,
-         "[prefill] %lld rows of width %lld with %zu positions and %lld logits: need float32 of width %lld "
-         "(or "
-         "with %lld extra slices), %zu positions a row, at most as many logits as rows, chunk >= 1 (is %lld)",
+         "[prefill] %lld rows of width %lld with %zu positions and %lld logits: need float32 of width "
+         "%lld (or with %lld extra slices), %zu positions a row, at most as many logits as rows, chunk >= 1 "
+         "(is %lld)",
          static_cast<long long>(n), static_cast<long long>(rows.rows.cols), rows.positions.size(),
          static_cast<long long>(logits.rows), static_cast<long long>(n_embd), static_cast<long long>(n_extra),
          n_pos, static_cast<long long>(chunk));

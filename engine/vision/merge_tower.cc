@@ -343,9 +343,8 @@ void read_merge_config(const GgufFile& file, MergeTowerParts& parts) {
   parts.merge = static_cast<int32_t>(file.get_int("clip.vision.spatial_merge_size", 1, kMaxMerge, 2));
   if (parts.config.head_dim % 4 != 0) {
     fail(ErrorCode::kFormat,
-         "[vision tower] %s: heads of %d values, expected a multiple of 4: rows and columns turn a half of "
-         "the "
-         "pairs each",
+         "[vision tower] %s: heads of %d values, expected a multiple of 4: rows and columns turn half of "
+         "the pairs each",
          quote_path(file.path()).c_str(), parts.config.head_dim);
   }
   if (parts.merge * parts.config.patch_size > kMaxCellSide) {

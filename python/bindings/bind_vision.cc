@@ -154,9 +154,8 @@ void bind_vision(py::module_& m) {
         return std::pair(size.width, size.height);
       },
       "width"_a, "height"_a, "factor"_a, "min_pixels"_a, "max_pixels"_a, "n_frames"_a = 1,
-      "(width, height) that a picture is scaled to: multiples of factor, an area within the limits. With "
-      "several "
-      "frames the limits are those of all together.");
+      "(width, height) that a picture is scaled to: multiples of factor, an area within the limits. "
+      "With several frames the limits are those of all together.");
   m.def(
       "window_order",
       [](int32_t cells_across, int32_t cells_down, int32_t window) {
@@ -170,9 +169,8 @@ void bind_vision(py::module_& m) {
         return py::make_tuple(order.cells, order.starts);
       },
       "cells_across"_a, "cells_down"_a, "window"_a,
-      "Cells of a grid grouped by windows: (raster index of the j-th cell, first cell of every window and "
-      "the "
-      "number of cells).");
+      "Cells of a grid grouped by windows: (raster index of the j-th cell, first cell of every window "
+      "and the number of cells).");
   m.def("supported_projectors", &supported_projectors,
         "The values of clip.projector_type that can be loaded.");
   py::class_<LoadedTower>(m, "Tower", "The vision part of a GGUF file, on its own.")
