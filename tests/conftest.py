@@ -15,6 +15,13 @@ from trimtok_cpp import Model, Result, _core
 from trimtok_cpp.images import load_image
 
 ROOT = Path(__file__).resolve().parent.parent
+# Folders of golden files, one line a family: all of tests/test_golden.py runs for each.
+FAMILIES = [
+    "llava15",
+    "llava16",
+    "smolvlm",
+    "internvl3",
+]
 CASES = ["text", "one", "exact", "multi"]  # of every golden folder
 
 
@@ -66,8 +73,12 @@ class Golden:
             for message in messages
         ]
 
+    def raw_prompt(self, model: Model, case: str) -> str:
+        """The case's final prompt, with "<image>" in the places of the family's own placeholder."""
+        return self.cases[case]["prompt"].replace(model.info()["placeholder"] or "<image>", "<image>")
+
     def plan(self, model: Model, case: str) -> dict[str, Any]:
-        prompt = self.cases[case]["prompt"].replace(model.info()["placeholder"], "\ufdd1")
+        prompt = self.raw_prompt(model, case).replace("<image>", "\ufdd1")
         sizes = [
             (self.data["images"][i]["width"], self.data["images"][i]["height"])
             for i in self.cases[case]["images"]
@@ -97,7 +108,7 @@ def run(model: Model, golden: Golden, case: str, **options: Any) -> Result:
     """Generates from a golden case's final prompt, without pruning unless that is asked for."""
     images = golden.case_images(case)
     options.setdefault("pruning", None)
-    return model.generate(images, golden.cases[case]["prompt"], raw=True, max_tokens=16, **options)
+    return model.generate(images, golden.raw_prompt(model, case), raw=True, max_tokens=16, **options)
 
 
 @pytest.fixture(scope="session")
@@ -109,7 +120,7 @@ def fixtures() -> Path:
     return folder
 
 
-@pytest.fixture(scope="session", params=["llava15", "llava16"])
+@pytest.fixture(scope="session", params=FAMILIES)
 def golden(request: pytest.FixtureRequest, fixtures: Path) -> Golden:
     return load_golden(fixtures / request.param)
 

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from conftest import CASES, Golden, run
 
-from trimtok_cpp import Model, gguf_tools
+from trimtok_cpp import Model, _core, gguf_tools
+from trimtok_cpp.images import load_image
 
 TOLERANCE = 1e-3  # of the largest |logit|, see the fixtures' README
+ROW_TOLERANCE = 1e-4  # of the largest value of a tower's output
+TAPS = ("vision_out", "view_rows", "rows")
 
 
 def all_logits(model: Model, rows: np.ndarray, positions: np.ndarray, chunk: int = 512) -> np.ndarray:
@@ -57,6 +60,26 @@ def test_plan_is_golden(golden: Golden, case: str) -> None:
     assert np.array_equal(np.ravel(plan["positions"]), golden.arrays[f"case_{case}_positions"])
     assert plan["next_position"] == expected["next_position"]
     assert plan["n_rows"] == expected["n_positions"]
+
+
+def test_tower_is_golden(golden: Golden, isa: str) -> None:
+    tower = _core.Tower(golden.mmproj, 2)
+    assert tower.info["isa"] == isa
+    for i, info in enumerate(golden.data["images"]):
+        image = load_image(golden.image_path(i), over_white=tower.info["composite_alpha"])
+        views = golden.arrays[f"img{i}_u8"]
+        assert np.array_equal(tower.preprocess(image).transpose(0, 3, 1, 2), views)
+        rows, taps = tower.encode(image, taps=True)
+        actual = taps | {"rows": rows}
+        compared = [tap for tap in TAPS if f"img{i}_{tap}" in golden.arrays]
+        assert {"vision_out", "rows"} <= set(compared)
+        for tap in compared:
+            expected = golden.arrays[f"img{i}_{tap}"].reshape(-1, actual[tap].shape[1])
+            assert actual[tap].shape == expected.shape, f"image {i}, {tap}"
+            error = np.abs(actual[tap] - expected).max() / np.abs(expected).max()
+            assert error < ROW_TOLERANCE, f"image {i}, {tap}"
+        plan = tower.plan(info["width"], info["height"])
+        assert (plan["n_rows"], plan["n_views"]) == (info["rows"], info["views"]) == (len(rows), len(views))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -137,8 +160,8 @@ def test_tolerance_sees_mistakes(golden: Golden) -> None:
     model = Model(golden.lm, kv_dtype="f32")
     rows, plan = golden.rows(model, "one")
     right = all_logits(model, rows, plan["positions"])
-    image = next(segment for segment in plan["segments"] if "image" in segment)
-    span = slice(image["start"], image["start"] + image["count"])
+    runs = [segment for segment in plan["segments"] if "image" in segment]  # of one picture
+    span = np.concatenate([np.arange(run["start"], run["start"] + run["count"]) for run in runs])
     sensitivity = golden.data["checks"]["sensitivity_case_one"]
     mistakes = {
         "image rows set to zero": lambda part: part * 0,

@@ -369,21 +369,6 @@ int64_t LlavaTower::views_per_group() const {
   return std::clamp<int64_t>(static_cast<int64_t>(kGroupBytes / view_bytes), 1, kMaxGroupViews);
 }
 
-void check_finite(const Matrix& rows) {
-  for (int64_t t = 0; t < rows.rows; ++t) {
-    const auto* row =
-        reinterpret_cast<const float*>(static_cast<const std::byte*>(rows.data) + t * rows.stride);
-    for (int64_t i = 0; i < rows.cols; ++i) {
-      if (std::isfinite(row[i])) continue;
-      fail(ErrorCode::kNumerics,
-           "[encode] row %lld of the picture holds %g, expected finite numbers; the weights of the vision "
-           "tower "
-           "may be damaged",
-           static_cast<long long>(t), static_cast<double>(row[i]));
-    }
-  }
-}
-
 EncodedImage LlavaTower::encode(Backend& backend, const ImageView& image, const RunControl& control) const {
   check_image(image);
   const Layout layout = lay_out(image.width, image.height);
@@ -421,7 +406,7 @@ EncodedImage LlavaTower::encode(Backend& backend, const ImageView& image, const 
   out.storage = Buffer(static_cast<size_t>(layout.plan.n_rows * stride));
   out.rows = {out.storage.data(), Dtype::kF32, layout.plan.n_rows, info_.n_embd, stride};
   backend.gather_rows({out.rows, table, backend.upload(std::span<const int32_t>(sources))}, "image rows");
-  check_finite(out.rows);
+  check_finite_rows(out.rows);
   return out;
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <span>
 
 #include "engine/gguf/quote.h"
 
@@ -58,6 +59,14 @@ bool ffn_names_are_swapped(std::shared_ptr<const GgufFile> file, const std::stri
   return down.cols == width && (up.cols != width || !file->has("general.type"));
 }
 
+QueryNorm bind_query_norm(WeightBinder& binder, const GgufFile& file, const std::string& name,
+                          int64_t head_dim, int64_t width) {
+  const TensorInfo* tensor = file.find_tensor(name);
+  if (tensor == nullptr) return {};
+  const int64_t n = tensor->ne[0] == head_dim ? head_dim : width;
+  return {binder.vector(name, n), n};
+}
+
 VitLayer bind_vit_layer(WeightBinder& binder, std::shared_ptr<const GgufFile> file, const VitConfig& c,
                         int32_t i) {
   const std::string block = "v.blk." + std::to_string(i) + ".";
@@ -76,17 +85,43 @@ VitLayer bind_vit_layer(WeightBinder& binder, std::shared_ptr<const GgufFile> fi
   layer.up = bind_linear(binder, block + (swapped ? "ffn_down" : "ffn_up"), -1, c.width);
   const int64_t n_ff = layer.up.weight.data != nullptr ? layer.up.weight.rows : -1;
   layer.down = bind_linear(binder, block + (swapped ? "ffn_up" : "ffn_down"), c.width, n_ff);
+  layer.q_norm = bind_query_norm(binder, *file, block + "attn_q_norm.weight", c.head_dim, c.q_width());
+  layer.k_norm = bind_query_norm(binder, *file, block + "attn_k_norm.weight", c.head_dim, c.kv_width());
+  layer.ls1 = binder.optional_vector(block + "ls1.weight", c.width);
+  layer.ls2 = binder.optional_vector(block + "ls2.weight", c.width);
   return layer;
-}
-
-void apply(Backend& backend, const Norm& norm, float eps, const Matrix& out, const Matrix& x,
-           const char* where) {
-  backend.layer_norm({out, x, norm.weight, norm.bias, eps}, where);
 }
 
 void apply(Backend& backend, const Linear& linear, const Matrix& out, const Matrix& x, Activation act,
            const ConstMatrix& residual, const char* where) {
   backend.matmul({out, x, linear.weight, linear.bias, act, residual}, where);
+}
+
+void apply(Backend& backend, const QueryNorm& norm, float eps, const Matrix& x, const char* where) {
+  if (norm.weight == nullptr) return;
+  for (int64_t first = 0; first < x.cols; first += norm.width) {
+    const Matrix part = col_slice(x, first, norm.width);
+    backend.rms_norm({part, part, norm.weight, eps}, where);
+  }
+}
+
+// x += linear(y), times `scale` where there is one. `spare`: [x.rows, x.cols], free to be written to.
+void add_linear(Backend& backend, const Linear& linear, const float* scale, const Matrix& x, const Matrix& y,
+                const Matrix& spare, const char* where) {
+  if (scale == nullptr) {
+    apply(backend, linear, x, y, Activation::kNone, x, where);
+    return;
+  }
+  const Arena::Mark mark(backend.arena());
+  apply(backend, linear, spare, y, Activation::kNone, {}, where);
+  // There is no op for rows times a vector: the vector is copied to every row, which costs next to nothing
+  // beside the product before it.
+  const std::vector<int32_t> zeros(static_cast<size_t>(x.rows), 0);
+  const ConstMatrix vector(scale, Dtype::kF32, 1, x.cols, row_bytes(Dtype::kF32, x.cols));
+  const Matrix scales = backend.arena().matrix(x.rows, x.cols);
+  backend.gather_rows({scales, vector, backend.upload(std::span<const int32_t>(zeros))}, where);
+  backend.gated_act({spare, spare, scales, Activation::kNone}, where);
+  backend.add({x, x, spare}, where);
 }
 
 }  // namespace
@@ -146,6 +181,29 @@ std::vector<VitLayer> bind_vit_layers(WeightBinder& binder, std::shared_ptr<cons
   return layers;
 }
 
+void apply_norm(Backend& backend, const VitConfig& c, const Norm& norm, const Matrix& out,
+                const ConstMatrix& x, const char* where) {
+  if (c.rms_norm) {
+    backend.rms_norm({out, x, norm.weight, c.eps}, where);
+  } else {
+    backend.layer_norm({out, x, norm.weight, norm.bias, c.eps}, where);
+  }
+}
+
+void check_finite_rows(const Matrix& rows) {
+  for (int64_t t = 0; t < rows.rows; ++t) {
+    const auto* row =
+        reinterpret_cast<const float*>(static_cast<const std::byte*>(rows.data) + t * rows.stride);
+    for (int64_t i = 0; i < rows.cols; ++i) {
+      if (std::isfinite(row[i])) continue;
+      fail(ErrorCode::kNumerics,
+           "[encode] row %lld of the picture holds %g, expected finite numbers; the weights of the vision "
+           "tower may be damaged",
+           static_cast<long long>(t), static_cast<double>(row[i]));
+    }
+  }
+}
+
 void run_vit_layer(Backend& backend, const VitConfig& c, const VitLayer& layer, int32_t index,
                    const Matrix& x, const RowIntervals& intervals) {
   const std::string name = "vision layer " + std::to_string(index);
@@ -159,7 +217,7 @@ void run_vit_layer(Backend& backend, const VitConfig& c, const VitLayer& layer, 
     const Matrix k = col_slice(qkv, c.q_width(), c.kv_width());
     const Matrix v = col_slice(qkv, c.q_width() + c.kv_width(), c.kv_width());
     const Matrix mixed = backend.arena().matrix(x.rows, c.q_width());
-    apply(backend, layer.ln1, c.eps, normed, x, where);
+    apply_norm(backend, c, layer.ln1, normed, x, where);
     if (layer.qkv.weight.data != nullptr) {
       apply(backend, layer.qkv, qkv, normed, Activation::kNone, {}, where);
     } else {
@@ -167,22 +225,25 @@ void run_vit_layer(Backend& backend, const VitConfig& c, const VitLayer& layer, 
       apply(backend, layer.k, k, normed, Activation::kNone, {}, where);
       apply(backend, layer.v, v, normed, Activation::kNone, {}, where);
     }
+    apply(backend, layer.q_norm, c.eps, q, where);
+    apply(backend, layer.k_norm, c.eps, k, where);
     AttentionArgs attention{mixed, q, k, v, c.n_heads, c.n_kv_heads, c.head_dim};
     attention.scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
     attention.begin = intervals.begin;
     attention.end = intervals.end;
     backend.attention(attention, where);
-    apply(backend, layer.out, x, mixed, Activation::kNone, x, where);
+    add_linear(backend, layer.out, layer.ls1, x, mixed, normed, where);
   }
   const Matrix hidden = backend.arena().matrix(x.rows, layer.up.weight.rows);
-  apply(backend, layer.ln2, c.eps, normed, x, where);
+  apply_norm(backend, c, layer.ln2, normed, x, where);
   apply(backend, layer.up, hidden, normed, c.act, {}, where);
-  apply(backend, layer.down, x, hidden, Activation::kNone, x, where);
+  add_linear(backend, layer.down, layer.ls2, x, hidden, normed, where);
 }
 
 size_t vit_scratch_bytes(const VitConfig& config, const std::vector<VitLayer>& layers) {
   int64_t widest = 2 * config.q_width() + 2 * config.kv_width();
   for (const VitLayer& layer : layers) widest = std::max(widest, layer.up.weight.rows);
+  if (!layers.empty() && layers[0].ls1 != nullptr) widest += config.width;
   return static_cast<size_t>(config.width + widest) * sizeof(float);
 }
 

@@ -23,6 +23,7 @@ struct VitConfig {
   int32_t head_dim = 0;
   float eps = 0.0f;
   Activation act = Activation::kQuickGelu;
+  bool rms_norm = false;        // the blocks' norms are RMSNorm; a family's own knowledge, no file says it
   std::array<float, 3> mean{};  // of pixels in [0, 1]
   std::array<float, 3> std{};
 
@@ -44,11 +45,20 @@ struct Norm {
   const float* bias = nullptr;
 };
 
+// RMSNorm of queries or keys, before they are used.
+struct QueryNorm {
+  const float* weight = nullptr;  // null: none
+  int64_t width = 0;              // head_dim: each head on its own; else all heads as one vector
+};
+
 struct VitLayer {
   Norm ln1, ln2;
   Linear qkv;  // q, k, v stacked; weight absent when the file stores them apart
   Linear q, k, v;
   Linear out, up, down;
+  QueryNorm q_norm, k_norm;
+  const float* ls1 = nullptr;  // [width] factors on what attention and FFN add (layer scale); null: none
+  const float* ls2 = nullptr;
 };
 
 // "<name>.weight", "<name>.bias" (optional). -1 accepts any size.
@@ -69,6 +79,13 @@ void run_vit_layer(Backend& backend, const VitConfig& config, const VitLayer& la
                    const Matrix& x, const RowIntervals& intervals);
 // Bytes of arena that run_vit_layer takes per row.
 size_t vit_scratch_bytes(const VitConfig& config, const std::vector<VitLayer>& layers);
+
+// out = norm(x), the kind that config.rms_norm says. out may be x.
+void apply_norm(Backend& backend, const VitConfig& config, const Norm& norm, const Matrix& out,
+                const ConstMatrix& x, const char* where);
+
+// Throws Error(kNumerics) naming the first row that is not finite: damaged weights.
+void check_finite_rows(const Matrix& rows);
 
 // Parts of an f32 matrix.
 Matrix row_slice(const Matrix& m, int64_t first, int64_t n);

@@ -112,6 +112,7 @@ py::dict model_info(Model& model) {
   out["chat_templates"] = template_dict(model.lm_file());
   out["fallback_template"] = vision != nullptr ? vision->fallback_template : "";
   out["placeholder"] = vision != nullptr ? py::object(py::str(vision->placeholder)) : py::none();
+  out["composite_alpha"] = vision != nullptr && vision->composite_alpha;
   out["bos_token"] = token_text(tokenizer, tokenizer.bos());
   out["eos_token"] = token_text(tokenizer, tokenizer.eos());
   out["add_bos"] = tokenizer.add_bos();

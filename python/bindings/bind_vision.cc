@@ -75,12 +75,13 @@ class LoadedTower {
 
   py::dict info() const {
     const TowerInfo& info = tower_->info();
-    return py::dict(
-        "projector"_a = info.projector, "family"_a = info.family, "placeholder"_a = info.placeholder,
-        "fallback_template"_a = info.fallback_template, "n_embd"_a = info.n_embd, "n_extra"_a = info.n_extra,
-        "bidirectional"_a = info.bidirectional, "n_layers"_a = info.n_layers, "width"_a = info.width,
-        "patch_size"_a = info.patch_size, "image_size"_a = info.image_size,
-        "weight_bytes"_a = info.weight_bytes, "isa"_a = isa_name(backend_->ops().isa));
+    return py::dict("projector"_a = info.projector, "family"_a = info.family,
+                    "placeholder"_a = info.placeholder, "fallback_template"_a = info.fallback_template,
+                    "n_embd"_a = info.n_embd, "n_extra"_a = info.n_extra,
+                    "composite_alpha"_a = info.composite_alpha, "bidirectional"_a = info.bidirectional,
+                    "n_layers"_a = info.n_layers, "width"_a = info.width, "patch_size"_a = info.patch_size,
+                    "image_size"_a = info.image_size, "weight_bytes"_a = info.weight_bytes,
+                    "isa"_a = isa_name(backend_->ops().isa));
   }
 
   py::dict plan(int32_t width, int32_t height) const {
