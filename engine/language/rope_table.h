@@ -32,10 +32,10 @@ struct RopeFrequencies {
   std::vector<double> radians;  // [R/2], angle of pair k per unit of position, scaling included
   double magnitude = 1.0;
 };
-// factors: [n_rot/2] divisors (rope_freqs.weight) or null. Throws Error(kFormat) when one of them is not
+// factors: [n_rot/2] divisors, from the tensor `name`, or null. Throws Error(kFormat) when one of them is not
 // positive.
 RopeFrequencies rope_frequencies(int32_t n_rot, double freq_base, const RopeScaling& scaling,
-                                 const float* factors);
+                                 const float* factors, const char* name = "rope_freqs.weight");
 
 // cos and sin of one batch, shared by all layers of one frequency set. Angles are doubles: at position
 // 100,000 an f32 angle is off by up to 0.004.
