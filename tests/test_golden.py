@@ -66,7 +66,7 @@ def test_tower_is_golden(golden: Golden, isa: str) -> None:
     tower = _core.Tower(golden.mmproj, 2)
     assert tower.info["isa"] == isa
     for i, info in enumerate(golden.data["images"]):
-        image = load_image(golden.image_path(i), over_white=tower.info["composite_alpha"])
+        image = load_image(golden.image_path(i), keep_alpha=tower.info["composite_alpha"])
         views = golden.arrays[f"img{i}_u8"]
         assert np.array_equal(tower.preprocess(image).transpose(0, 3, 1, 2), views)
         rows, taps = tower.encode(image, taps=True)

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_tiles import TileSpec, internvl, make_tiled, numpy_tiled, tile_grid, tile_views
+from tiny_tiles import TileSpec, internvl, make_tiled, numpy_rows, numpy_tiled, tile_grid, tile_views
 from tiny_tower import Array, TinyTower, write_tower
 
-from trimtok_cpp import _core
+from trimtok_cpp import Model, _core
 from trimtok_cpp.errors import ModelFormatError
 from trimtok_cpp.images import load_image
 from trimtok_cpp.templates import ChatTemplate
@@ -163,18 +163,13 @@ def test_golden_preprocessing(processor: str, fixtures: Path, tmp_path: Path) ->
     assert len(images) == 12
     for info in images:
         # The transparent picture: SmolVLM's processor lays it over white, the others drop its alpha.
-        image = load_image(folder / info["file"], over_white=tower.info["composite_alpha"])
+        image = load_image(folder / info["file"], keep_alpha=tower.info["composite_alpha"])
+        assert image.shape[2] == (4 if info["mode"] == "RGBA" and tower.info["composite_alpha"] else 3)
         expected = info["results"][processor]
         plan = tower.plan(info["width"], info["height"])
         assert (plan["n_views"], plan["n_rows"]) == (expected["views"], expected["tokens"])
         assert [plan["view_width"], plan["view_height"]] == expected["view_wh"]
         views = np.ascontiguousarray(tower.preprocess(image).transpose(0, 3, 1, 2))
-        if info["mode"] == "RGBA" and tower.info["composite_alpha"]:
-            # The original lays its tiles over white, not the picture: the same but for rounding.
-            for view, y, x, *rgb in (point[:6] for point in expected["points"]):
-                assert np.abs(views[view, :, y, x].astype(int) - rgb).max() <= 2
-            assert np.abs(views.mean((0, 2, 3)) - expected["u8_mean"]).max() < 0.2
-            continue
         at = expected["crop"]
         part = views[at["view"], :, at["y"] : at["y"] + 24, at["x"] : at["x"] + 24]
         assert np.array_equal(part, np.load(folder / at["file"])), info["file"]
@@ -429,18 +424,52 @@ def test_tensors_that_cannot_be_served(
 # --- transparent pictures
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_alpha_over_white(mode: str) -> None:
+def transparent(width: int, height: int) -> Array:
+    """Every opacity, and parts that show nothing."""
     rng = np.random.default_rng(2)
-    rgba = Image.fromarray(rng.integers(0, 256, (9, 7, 4), np.uint8))
+    pixels = rng.integers(0, 256, (height, width, 4), np.uint8)
+    pixels[: height // 4, :, 3] = 0
+    pixels[-(height // 4) :, :, 3] = 255
+    return pixels
+
+
+@pytest.mark.parametrize("size", [(61, 40), (31, 77), (120, 120), (7, 200)])
+@pytest.mark.parametrize("name", ["smolvlm", "smolvlm-one-tile", "internvl"])
+def test_transparent_pictures(name: str, size: tuple[int, int], tmp_path: Path) -> None:
+    tower, tiny = load(SPECS[name], tmp_path)
+    image = transparent(*size)
+    views = tile_views(tiny.spec, image)
+    assert np.array_equal(tower.preprocess(image), np.array(views))
+    rows = tower.encode(image)
+    assert relative_error(rows, np.concatenate(numpy_rows(tiny, views))) < TOLERANCE
+    opaque = np.dstack([image[..., :3], np.full(image.shape[:2], 255, np.uint8)])
+    assert np.array_equal(tower.preprocess(opaque), tower.preprocess(image[..., :3]))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_alpha_is_kept_for_those_who_want_it(mode: str) -> None:
+    rgba = Image.fromarray(transparent(7, 9))
     source: Image.Image = rgba if mode == "RGBA" else rgba.convert("LA")
     if mode == "P":
         source = rgba.convert("RGB").convert("P")
         source.info["transparency"] = 5
-    wide = np.asarray(source.convert("RGBA")).astype(np.float64)
-    alpha = wide[..., 3:] / 255
-    blended = wide[..., :3] * alpha + 255 * (1 - alpha)
-    assert np.abs(load_image(source, over_white=True) - blended).max() <= 1
+    wide = np.asarray(source.convert("RGBA"))
+    assert np.array_equal(load_image(source, keep_alpha=True), wide)
     assert np.array_equal(load_image(source), wide[..., :3])
     opaque = rgba.convert("RGB")
-    assert np.array_equal(load_image(opaque, over_white=True), np.asarray(opaque))
+    assert np.array_equal(load_image(opaque, keep_alpha=True), np.asarray(opaque))
+
+
+def test_generate_sees_transparency(fixtures: Path, tmp_path: Path) -> None:
+    model = Model(str(fixtures / "smolvlm" / "lm.gguf"))
+    Image.fromarray(transparent(90, 60)).save(tmp_path / "transparent.png")
+    flat = np.asarray(Image.open(tmp_path / "transparent.png").convert("RGB"))
+    over = model._core.encode(load_image(tmp_path / "transparent.png", keep_alpha=True))
+    assert not np.array_equal(model._core.encode(flat), over)
+    result = model.generate([tmp_path / "transparent.png"], "What is it?", max_tokens=12, pruning=None)
+    plain = model.generate([flat], "What is it?", max_tokens=12, pruning=None)
+    assert result.token_ids != plain.token_ids
+    pruned = model.generate([tmp_path / "transparent.png"], "What is it?", max_tokens=1, pruning=0.3).pruning
+    assert pruned is not None
+    assert pruned.overlay(0).size == (90, 60)
+    assert model.count_tokens([tmp_path / "transparent.png"], "What is it?") == result.usage.prompt_tokens

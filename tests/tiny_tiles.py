@@ -142,18 +142,33 @@ def tile_grid(spec: TileSpec, width: int, height: int) -> tuple[int, int]:
     return canvas[0] // spec.image_size, canvas[1] // spec.image_size
 
 
+def resize_rgba(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Pillow's own steps for transparent pictures, with the passes in their order."""
+    if picture.mode == "RGB" or picture.size == size:
+        return pil_resize(picture, size, LANCZOS)
+    return pil_resize(picture.convert("RGBa"), size, LANCZOS).convert("RGBA")
+
+
+def over_white(picture: Image.Image) -> Image.Image:
+    if picture.mode == "RGB":
+        return picture
+    return Image.alpha_composite(Image.new("RGBA", picture.size, (255, 255, 255)), picture).convert("RGB")
+
+
 def tile_views(spec: TileSpec, image: Array) -> list[Array]:
     picture, tile = Image.fromarray(image), spec.image_size
     cols, rows = tile_grid(spec, *picture.size)
     if spec.family == "internvl":
+        picture = picture.convert("RGB")
         whole = np.asarray(pil_resize(picture, (tile, tile), BICUBIC))
         canvas = pil_resize(picture, (cols * tile, rows * tile), BICUBIC)
         return [whole] if cols * rows == 1 else [*tiles_of(canvas, tile), whole]
     first, second = smolvlm_canvas(*picture.size, spec.longest, tile)
-    canvas = pil_resize(pil_resize(picture, first, LANCZOS), second, LANCZOS)
+    canvas = resize_rgba(resize_rgba(picture, first), second)
     if cols * rows == 1:
-        return [np.asarray(canvas)]
-    return [*tiles_of(canvas, tile), np.asarray(pil_resize(canvas, (tile, tile), LANCZOS))]
+        return [np.asarray(over_white(canvas))]
+    whole = np.asarray(over_white(resize_rgba(canvas, (tile, tile))))
+    return [*tiles_of(over_white(canvas), tile), whole]
 
 
 # --- the forward pass
@@ -175,6 +190,10 @@ def numpy_project(tiny: TinyTower, features: Array) -> Array:
     x = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
     x = x * tiny.weight("mm.model.mlp.0.weight") + tiny.weight("mm.model.mlp.0.bias")
     return tiny.linear("mm.model.mlp.3", gelu_erf(tiny.linear("mm.model.mlp.1", x)))
+
+
+def numpy_rows(tiny: TinyTower, views: list[Array]) -> list[Array]:
+    return [numpy_project(tiny, numpy_vision_out(tiny, view)) for view in views]
 
 
 def numpy_tiled(tiny: TinyTower, image: Array) -> dict[str, Array]:

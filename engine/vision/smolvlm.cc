@@ -9,6 +9,7 @@
 #include <cmath>
 
 #include "engine/gguf/quote.h"
+#include "engine/vision/alpha.h"
 #include "engine/vision/square_vit.h"
 #include "engine/vision/tiles.h"
 
@@ -151,15 +152,13 @@ std::vector<Image> SmolVlmTower::preprocess(const ImageView& image) const {
   const PixelSize size = enlarged(image.width, image.height, longest_side_);
   const TileGrid tiles = tiles_of(size, tile());
   // Two steps, as the original: one resampling straight to the canvas would give other pixels.
-  const Image scaled = resize(image, size.width, size.height, Filter::kLanczos);
-  Image canvas = resize(scaled.view(), tiles.cols * tile(), tiles.rows * tile(), Filter::kLanczos);
+  const Image scaled = resize_with_alpha(image, size.width, size.height, Filter::kLanczos);
+  const Image canvas =
+      resize_with_alpha(scaled.view(), tiles.cols * tile(), tiles.rows * tile(), Filter::kLanczos);
   std::vector<Image> views;
-  if (!tiles.is_cut()) {
-    views.push_back(std::move(canvas));
-    return views;
-  }
-  views = cut_tiles(canvas.view(), tiles, tile());
-  views.push_back(resize(canvas.view(), tile(), tile(), Filter::kLanczos));
+  if (tiles.is_cut()) views = cut_tiles(over_white(canvas.view()).view(), tiles, tile());
+  const Image whole = resize_with_alpha(canvas.view(), tile(), tile(), Filter::kLanczos);
+  views.push_back(over_white(whole.view()));
   return views;
 }
 

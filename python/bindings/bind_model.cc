@@ -157,14 +157,13 @@ py::dict plan_prompt(const Model& model, const std::string& prompt,
 }
 
 py::array_t<float> encode_image(Model& model, const py::array& array) {
-  const U8Array image = pixels(array);
-  const ImageView view = image_view(image);
+  const ArrayImage image(array);
   const RunControl control = make_control(std::nullopt);
   EncodedImage encoded;
   {
     py::gil_scoped_release release;
     std::lock_guard lock(model.compute_mutex());
-    encoded = model.require_tower().encode(model.backend(), view, control);
+    encoded = model.require_tower().encode(model.backend(), image.view(), control);
   }
   return to_numpy(encoded.rows);
 }
@@ -240,9 +239,7 @@ std::unique_ptr<PyGeneration> start_generation(
     std::vector<std::string> image_keys, std::optional<py::function> progress) {
   std::vector<Image> images;
   for (const py::array& array : arrays) {
-    const U8Array image = pixels(array);
-    const ImageView view = image_view(image);
-    images.push_back({{view.rgb, view.rgb + image.size()}, view.width, view.height});
+    images.push_back(ArrayImage(array).copy());
   }
   GenerateOptions options;
   options.sampling = {temperature, top_k, top_p, min_p, repeat_penalty, seed};
@@ -324,8 +321,7 @@ void bind_model(py::module_& m) {
       .def(
           "preprocess",
           [](const Model& model, const py::array& array) {
-            const U8Array image = pixels(array);
-            return to_numpy(model.require_tower().preprocess(image_view(image)));
+            return to_numpy(model.require_tower().preprocess(ArrayImage(array).view()));
           },
           "image"_a)
       .def("encode", &encode_image, "image"_a)

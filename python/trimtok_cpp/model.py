@@ -298,8 +298,8 @@ class Model:
         return TokenCount(plan["n_rows"], plan["n_visual"])
 
     def _load_images(self, sources: Sequence[ImageSource]) -> list[NDArray[np.uint8]]:
-        over_white = self._info["composite_alpha"]
-        return [load_image(source, index, over_white=over_white) for index, source in enumerate(sources)]
+        keep_alpha = self._info["composite_alpha"]
+        return [load_image(source, index, keep_alpha=keep_alpha) for index, source in enumerate(sources)]
 
     def info(self) -> dict[str, Any]:
         """What was loaded: architecture, sizes, files, device, chat template, warnings of the loader."""

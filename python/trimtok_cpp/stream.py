@@ -126,7 +126,8 @@ class Stream(Iterator[str]):
         assert self._generation is not None
         raw: dict[str, Any] = self._generation.result()
         raw["finish_reason"] = raw["finish_reason"] or reason
-        return Result.from_core(raw, self._seed, self._pictures)
+        # For overlays: colours without opacity.
+        return Result.from_core(raw, self._seed, [picture[..., :3] for picture in self._pictures])
 
     def __enter__(self) -> Stream:  # noqa: D105
         return self
