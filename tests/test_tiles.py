@@ -14,7 +14,7 @@ from PIL import Image
 from tiny_tiles import TileSpec, internvl, make_tiled, numpy_rows, numpy_tiled, tile_grid, tile_views
 from tiny_tower import Array, TinyTower, write_tower
 
-from trimtok_cpp import Model, _core
+from trimtok_cpp import Model, Pruning, _core
 from trimtok_cpp.errors import ModelFormatError
 from trimtok_cpp.images import load_image
 from trimtok_cpp.templates import ChatTemplate
@@ -419,6 +419,39 @@ def test_tensors_that_cannot_be_served(
         tiny.tensors[name] = (values.astype(np.float32), make_tiled(spec).tensors["v.patch_embd.bias"][1])
     with pytest.raises(ModelFormatError, match=rf"(?s){message}"):
         _core.Tower(write_tower(tiny, tmp_path / "mmproj.gguf"), 1)
+
+
+# --- pruning
+
+
+@pytest.mark.parametrize("policy", ["original", "compact"])
+def test_markers_stay_around_tiles_without_rows(policy: str, fixtures: Path) -> None:
+    """13 tiles of one picture are one picture: it may end up with a single row, and all its markers."""
+    folder = fixtures / "smolvlm"
+    model = Model(str(folder / "lm.gguf"))
+    picture_path = folder / "images" / "a_photo.png"
+    count = model.count_tokens([picture_path], "What is it?")
+    settings = Pruning(max_tokens=1, positions=policy)
+    result = model.generate([picture_path], "What is it?", max_tokens=1, pruning=settings)
+    assert (count.visual_tokens, result.usage.visual_tokens) == (52, 1)
+    assert result.usage.prompt_tokens == count - 51
+    assert result.pruning is not None
+    assert (result.pruning.n_rows, result.pruning.n_kept) == ([52], 1)
+
+
+@pytest.mark.parametrize(("family", "n_views"), [("smolvlm", 13), ("internvl3", 7)])
+def test_grid_pool_pools_inside_every_view(family: str, n_views: int, fixtures: Path) -> None:
+    folder = fixtures / family
+    model = Model(str(folder / "lm.gguf"))
+    image = load_image(folder / "images" / "a_photo.png")
+    settings = Pruning(max_tokens=n_views, selector="grid_pool")
+    report = model.generate([image], "What is it?", max_tokens=1, pruning=settings).pruning
+    assert report is not None
+    assert report.kept[0].tolist() == list(range(0, 4 * n_views, 4))
+    assert report.pooled is not None
+    rows = model._core.encode(image).astype(np.float64)
+    means = rows.reshape(n_views, 4, -1).mean(1)
+    assert np.abs(report.pooled[0] - means).max() < 1e-5 * np.abs(means).max()
 
 
 # --- transparent pictures
