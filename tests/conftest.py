@@ -20,6 +20,8 @@ CASES = ["text", "one", "exact", "multi"]  # of every golden folder
 FAMILIES = [
     "llava15",
     "llava16",
+    "smolvlm",
+    "internvl3",
     "qwen2vl",
     "qwen25vl",
     "qwen3vl",
@@ -80,7 +82,7 @@ class Golden:
         return self.cases[case]["prompt"].replace(model.info()["placeholder"] or "<image>", "<image>")
 
     def plan(self, model: Model, case: str, **options: Any) -> dict[str, Any]:
-        prompt = self.cases[case]["prompt"].replace(model.info()["placeholder"], "\ufdd1")
+        prompt = self.raw_prompt(model, case).replace("<image>", "\ufdd1")
         sizes = [
             (self.data["images"][i]["width"], self.data["images"][i]["height"])
             for i in self.cases[case]["images"]
@@ -130,7 +132,7 @@ def fixtures() -> Path:
     return folder
 
 
-@pytest.fixture(scope="session", params=["llava15", "llava16"])
+@pytest.fixture(scope="session", params=FAMILIES)
 def golden(request: pytest.FixtureRequest, fixtures: Path) -> Golden:
     return load_golden(fixtures / request.param)
 

@@ -133,7 +133,7 @@ def isolated(path: str | Path, folder: Path) -> Path:
 def test_count_tokens(golden: Golden) -> None:
     model = Model(golden.lm)
     case = golden.cases["multi"]
-    count = model.count_tokens(golden.case_images("multi"), case["prompt"], raw=True)
+    count = model.count_tokens(golden.case_images("multi"), golden.raw_prompt(model, "multi"), raw=True)
     assert count == count.prompt_tokens == case["n_positions"]
     assert count.visual_tokens == sum(s["count"] for s in case["segments"] if s["type"] == "image")
     result = model.generate(
@@ -146,8 +146,8 @@ def test_count_tokens(golden: Golden) -> None:
 
 def test_info(golden: Golden) -> None:
     info = Model(golden.lm, n_ctx=777, n_threads=1, kv_dtype="bf16").info()
-    assert info["arch"] == "llama"
-    assert info["projector"] == "mlp"
+    assert info["arch"] == golden.data["config"]["lm_arch"].split()[0]
+    assert info["projector"] == golden.data["config"]["projector_type"]
     assert (info["n_ctx"], info["n_threads"], info["kv_dtype"].lower()) == (777, 1, "bf16")
     assert (info["lm_path"], info["mmproj_path"]) == (golden.lm, golden.mmproj)
     assert info["n_embd"] == golden.data["config"]["n_embd"]
@@ -162,13 +162,9 @@ def test_info(golden: Golden) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_streaming_is_the_same(golden: Golden, case: str) -> None:
     model = Model(golden.lm)
+    prompt = golden.raw_prompt(model, case)
     stream = model.generate(
-        golden.case_images(case),
-        golden.cases[case]["prompt"],
-        raw=True,
-        max_tokens=16,
-        pruning=None,
-        stream=True,
+        golden.case_images(case), prompt, raw=True, max_tokens=16, pruning=None, stream=True
     )
     assert isinstance(stream, Stream)
     assert stream.result.finish_reason == ""

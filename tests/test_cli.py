@@ -59,16 +59,9 @@ def test_run_streams_the_golden_text(llava15: Golden) -> None:
 
 def test_run_json_and_options(golden: Golden) -> None:
     case = golden.cases["one"]
-    args = [
-        "run",
-        golden.lm,
-        "--mmproj",
-        golden.mmproj,
-        *image_flags(golden, "one"),
-        case["prompt"],
-        "--raw",
-        "--no-pruning",
-    ]
+    prompt = golden.raw_prompt(Model(golden.lm), "one")
+    args = ["run", golden.lm, "--mmproj", golden.mmproj, *image_flags(golden, "one"), prompt, "--raw"]
+    args.append("--no-pruning")
     out = trimtok(
         *args, "--json", "--max-tokens=16", "--threads=1", "--ctx=200", "--kv-dtype=f32", "--seed=3"
     )

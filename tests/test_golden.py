@@ -229,7 +229,7 @@ def test_tower_is_golden(golden: Golden, isa: str) -> None:
     tower = _core.Tower(golden.mmproj, 2)
     assert tower.info["isa"] == isa
     for i, info in enumerate(golden.data["images"]):
-        image = load_image(golden.image_path(i))
+        image = load_image(golden.image_path(i), keep_alpha=tower.info["composite_alpha"])
         assert np.array_equal(tower.preprocess(image).transpose(0, 3, 1, 2), golden.arrays[f"img{i}_u8"])
         plan = tower.plan(info["width"], info["height"])
         assert (plan["n_rows"], plan["n_views"]) == (info["rows"], info["views"])
@@ -247,6 +247,9 @@ def test_tower_is_golden(golden: Golden, isa: str) -> None:
             height, width = info["merged_grid"]
             assert _core.window_order(width, height, 4)[0] == order.tolist()
         check_tower(taps["vision_out"], vision_out.reshape(-1, vision_out.shape[-1]))
+        view_rows = golden.arrays.get(f"img{i}_view_rows")
+        if view_rows is not None:
+            check_tower(taps["view_rows"], view_rows.reshape(-1, n_embd))
 
 
 def check_tower(actual: np.ndarray, expected: np.ndarray) -> None:
@@ -259,8 +262,8 @@ def test_tolerance_sees_mistakes(golden: Golden) -> None:
     model = Model(golden.lm, kv_dtype="f32")
     rows, plan = golden.rows(model, "one")
     right = all_logits(model, rows, plan)
-    image = next(segment for segment in plan["segments"] if "image" in segment)
-    span = slice(image["start"], image["start"] + image["count"])
+    runs = [segment for segment in plan["segments"] if "image" in segment]  # of one picture
+    span = np.concatenate([np.arange(run["start"], run["start"] + run["count"]) for run in runs])
     sensitivity = golden.data["checks"]["sensitivity_case_one"]
     # Stored are mistakes in the rows themselves, not in what deepstack adds.
     width = golden.data["config"]["n_embd"]

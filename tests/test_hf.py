@@ -14,10 +14,10 @@ from conftest import widen
 from trimtok_cpp import Model, _core
 
 torch = pytest.importorskip(
-    "torch", reason="torch is missing, the reference of these tests: pip install '.[reference]'"
+    "torch", reason="torch is missing, the reference of these tests: pip install '.[transformers]'"
 )
 pytest.importorskip(
-    "transformers", reason="transformers is missing, the reference of these tests: pip install '.[reference]'"
+    "transformers", reason="transformers is missing, the reference of these tests: pip install '.[transformers]'"
 )
 
 import hf_models as hf  # noqa: E402

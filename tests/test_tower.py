@@ -31,7 +31,6 @@ from trimtok_cpp.errors import ModelFormatError, NumericsError, UnsupportedError
 from trimtok_cpp.templates import ChatTemplate
 
 TOLERANCE = 2e-5  # of the largest absolute value; plain f32 loops come to 1e-6
-GOLDEN_TOLERANCE = 1e-4
 TAPS = ("vision_out", "view_rows", "rows")
 
 ANYRES = Spec(image_size=28, pinpoints=(28, 56, 56, 28, 56, 56, 84, 28, 28, 84))
@@ -185,27 +184,6 @@ def test_one_tower_serves_many_threads(tmp_path: Path) -> None:
 
 
 # --- golden fixtures
-
-
-@pytest.mark.parametrize("name", ["llava15", "llava16"])
-def test_golden(name: str, isa: str, fixtures: Path) -> None:
-    folder = fixtures / name
-    golden = json.loads((folder / "golden.json").read_text())
-    tower = _core.Tower(str(folder / "mmproj.gguf"), 2)
-    assert tower.info["isa"] == isa
-    with np.load(folder / "golden.npz") as arrays:
-        for i, info in enumerate(golden["images"]):
-            image = np.asarray(Image.open(folder / info["file"]).convert("RGB"))
-            assert np.array_equal(tower.preprocess(image).transpose(0, 3, 1, 2), arrays[f"img{i}_u8"])
-            actual = encode(tower, image)
-            for tap in TAPS:
-                if f"img{i}_{tap}" not in arrays:
-                    assert (name, tap) == ("llava15", "view_rows")
-                    continue
-                error = relative_error(actual[tap], flat(arrays[f"img{i}_{tap}"]))
-                assert error < GOLDEN_TOLERANCE, f"image {i}, {tap}"
-            plan = tower.plan(info["width"], info["height"])
-            assert (plan["n_rows"], plan["n_views"]) == (info["rows"], info["views"])
 
 
 def real_size(tmp_path: Path, pinpoints: tuple[int, ...]) -> Any:
@@ -392,7 +370,7 @@ def test_unused_tensors_and_layers_are_ignored(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "error", "message"),
     [
-        ({"projector_type": "ldpv2"}, UnsupportedError, "'ldpv2', expected one of: mlp"),
+        ({"projector_type": "ldpv2"}, UnsupportedError, "'ldpv2', expected one of: mlp, "),
         ({"has_vision_encoder": False}, UnsupportedError, "has_vision_encoder is false"),
         ({"use_gelu": True, "use_silu": True}, ModelFormatError, "both true"),
         ({"vision.image_size": 59}, ModelFormatError, r"v\.position_embd\.weight"),
@@ -435,7 +413,7 @@ def test_keys_that_cannot_be_served(
         (
             Spec(keys=(("clip.projector_type", None),), projector="linear", without=("mm.0.weight",)),
             UnsupportedError,
-            "expected one of: mlp",
+            "expected one of: mlp, ",
         ),
         (
             Spec(without=("mm.0.weight", "v.blk.1.ln2.weight")),

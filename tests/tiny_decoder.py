@@ -17,6 +17,7 @@ import numpy as np
 
 Array = np.ndarray
 N_VOCAB = 288
+ADJACENT = ("llama", "internlm2", "smollm3")  # the converter permuted Q and K for adjacent-pair RoPE
 QTYPE = gguf.GGMLQuantizationType
 
 
@@ -36,6 +37,8 @@ class Spec:
     qkv_bias: bool = False
     other_bias: bool = False  # attn_output.bias and output.bias
     fused_qkv: bool = False
+    fused_ffn: bool = False  # gate and up in one matrix, named ffn_up
+    longrope: bool = False
     rope_freqs: bool = False
     extra_keys: tuple[tuple[str, Any], ...] = ()  # after the `<arch>.` prefix; None removes a key
 
@@ -87,6 +90,11 @@ def make_model(spec: Spec, seed: int = 1) -> TinyModel:
     vector("output_norm.weight", spec.n_embd, mean=1.0)
     if spec.rope_freqs:
         tensors["rope_freqs.weight"] = (rng.uniform(1, 8, spec.head_dim // 2).astype(np.float32), QTYPE.F32)
+    if spec.longrope:
+        n_pairs = dict(spec.extra_keys).get("rope.dimension_count", spec.head_dim) // 2
+        for name, high in (("short", 1.5), ("long", 9.0)):
+            factors = rng.uniform(1, high, n_pairs).astype(np.float32)
+            tensors[f"rope_factors_{name}.weight"] = (factors, QTYPE.F32)
     for i in range(spec.n_layers):
         prefix = f"blk.{i}."
         vector(prefix + "attn_norm.weight", spec.n_embd, mean=1.0)
@@ -104,8 +112,11 @@ def make_model(spec: Spec, seed: int = 1) -> TinyModel:
         if spec.other_bias:
             vector(prefix + "attn_output.bias", spec.n_embd)
         vector(prefix + "ffn_norm.weight", spec.n_embd, mean=1.0)
-        matrix(prefix + "ffn_gate.weight", spec.n_ff, spec.n_embd)
-        matrix(prefix + "ffn_up.weight", spec.n_ff, spec.n_embd)
+        if spec.fused_ffn:
+            matrix(prefix + "ffn_up.weight", 2 * spec.n_ff, spec.n_embd)
+        else:
+            matrix(prefix + "ffn_gate.weight", spec.n_ff, spec.n_embd)
+            matrix(prefix + "ffn_up.weight", spec.n_ff, spec.n_embd)
         matrix(prefix + "ffn_down.weight", spec.n_embd, spec.n_ff)
     return TinyModel(spec, make_keys(spec), tensors)
 
@@ -156,7 +167,19 @@ def write_model(model: TinyModel, path: Path, arch: str | None = None) -> str:
     return str(path)
 
 
-def rope_angles(model: TinyModel, n_rot: int, positions: Array) -> tuple[Array, float]:
+def longrope(model: TinyModel, reach: int) -> tuple[Array | float, float]:
+    """Divisors for a sequence of `reach` positions and the factor on cos and sin; 1 and 1 without them."""
+    original = model.key("rope.scaling.original_context_length", model.key("context_length"))
+    factors = model.weight(f"rope_factors_{'long' if reach > original else 'short'}.weight")
+    if factors is None:
+        return 1.0, 1.0
+    stretch = model.key("context_length") / original
+    return factors, 1.0 if stretch <= 1 else math.sqrt(1 + math.log(stretch) / math.log(original))
+
+
+def rope_angles(
+    model: TinyModel, n_rot: int, positions: Array, reach: int | None = None
+) -> tuple[Array, float]:
     """Angles [n, n_rot/2] and the factor on cos and sin, after transformers' modeling_rope_utils."""
     base = model.key("rope.freq_base", 10000.0)
     factor = model.key("rope.scaling.factor", model.key("rope.scale_linear", 1.0))
@@ -165,10 +188,12 @@ def rope_angles(model: TinyModel, n_rot: int, positions: Array) -> tuple[Array, 
     factors = model.weight("rope_freqs.weight")
     if factors is not None:
         wavelengths = wavelengths * factors
-    magnitude = model.key("rope.scaling.attn_factor", 1.0)
+    divisors, magnitude = longrope(model, int(positions.max()) + 1 if reach is None else reach)
+    wavelengths = wavelengths * divisors
+    magnitude = model.key("rope.scaling.attn_factor", magnitude)
     if kind == "none":
         inverse = 1 / wavelengths
-    elif kind == "linear":
+    elif kind in ("linear", "longrope"):
         inverse = 1 / (factor * wavelengths)
     else:
         original = model.key("rope.scaling.original_context_length")
@@ -218,14 +243,21 @@ def numpy_logits(
     positions: Array,
     adjacent: bool | None = None,
     kv_round: Callable[[Array], Array] = lambda x: x,
+    reach: int | None = None,
 ) -> Array:
-    """Logits [n, N_VOCAB] at every position of one causal pass over rows [n, n_embd]."""
+    """Logits [n, N_VOCAB] at every position of one causal pass over rows [n, n_embd].
+
+    `reach`: see longrope(); None is what the positions reach.
+    """
     spec = model.spec
     n = len(rows)
     eps = model.key("attention.layer_norm_rms_epsilon")
     scale = model.key("attention.scale", 1 / math.sqrt(spec.head_dim))
-    adjacent = spec.arch == "llama" if adjacent is None else adjacent
-    angles, magnitude = rope_angles(model, model.key("rope.dimension_count", spec.head_dim), positions)
+    adjacent = spec.arch in ADJACENT if adjacent is None else adjacent
+    angles, magnitude = rope_angles(model, model.key("rope.dimension_count", spec.head_dim), positions, reach)
+    window = model.key("attention.sliding_window", n) if spec.arch == "phi3" else n
+    distance = np.arange(n)[:, None] - np.arange(n)[None, :]
+    hidden = (distance < 0) | (distance >= window)
     group = spec.n_heads // spec.n_kv_heads
     n_q, n_kv = spec.n_heads * spec.head_dim, spec.n_kv_heads * spec.head_dim
 
@@ -242,18 +274,22 @@ def numpy_logits(
             q, k, v = np.split(linear(x, prefix + "attn_qkv"), [n_q, n_q + n_kv], axis=1)
         else:
             q, k, v = (linear(x, prefix + name) for name in ("attn_q", "attn_k", "attn_v"))
-        q = rotate(q.reshape(n, spec.n_heads, -1), angles, magnitude, adjacent)
-        k = rotate(k.reshape(n, spec.n_kv_heads, -1), angles, magnitude, adjacent)
+        q, k = q.reshape(n, spec.n_heads, -1), k.reshape(n, spec.n_kv_heads, -1)
+        if not (spec.arch == "smollm3" and i % 4 == 3):
+            q, k = rotate(q, angles, magnitude, adjacent), rotate(k, angles, magnitude, adjacent)
         k = kv_round(k.reshape(n, n_kv)).reshape(k.shape).repeat(group, axis=1)
         v = kv_round(v).reshape(n, spec.n_kv_heads, -1).repeat(group, axis=1)
         scores = np.einsum("thd,shd->hts", q, k) * scale
-        scores[:, np.triu(np.ones((n, n), dtype=bool), 1)] = -np.inf
+        scores[:, hidden] = -np.inf
         scores = np.exp(scores - scores.max(-1, keepdims=True))
         attended = np.einsum("hts,shd->thd", scores / scores.sum(-1, keepdims=True), v).reshape(n, n_q)
         h = h + linear(attended, prefix + "attn_output")
         x = rms_norm(h, model.weight(prefix + "ffn_norm.weight"), eps)
-        gate = linear(x, prefix + "ffn_gate")
-        h = h + linear(gate / (1 + np.exp(-gate)) * linear(x, prefix + "ffn_up"), prefix + "ffn_down")
+        if spec.fused_ffn:
+            gate, up = np.split(linear(x, prefix + "ffn_up"), 2, axis=1)
+        else:
+            gate, up = linear(x, prefix + "ffn_gate"), linear(x, prefix + "ffn_up")
+        h = h + linear(gate / (1 + np.exp(-gate)) * up, prefix + "ffn_down")
     x = rms_norm(h, model.weight("output_norm.weight"), eps)
     head = model.weight("token_embd.weight" if spec.tied else "output.weight")
     bias = model.weight("output.bias")

@@ -25,7 +25,7 @@ REAL_PINPOINTS = (336, 672, 672, 336, 672, 672, 1008, 336, 336, 1008)  # LLaVA-1
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """One tiny tower: what its file holds."""
+    """One tiny tower: what its file holds. Families of other projectors derive theirs from it."""
 
     qtype: str = "F32"
     n_layers: int = 2
@@ -50,6 +50,9 @@ class Spec:
     pinpoints: tuple[int, ...] = ()
     merge: str = "spatial_unpad"  # with pinpoints only
     newline: str = "model.image_newline"
+    rms_norm: bool = False  # in the blocks: weights without biases
+    query_norm: str = ""  # "head": each head on its own; "full": all heads as one vector
+    layer_scale: bool = False
     keys: tuple[tuple[str, Any], ...] = ()  # None removes a key
     without: tuple[str, ...] = ()  # tensors left out
 
@@ -81,6 +84,8 @@ class TinyTower:
 
     def norm(self, name: str, x: Array) -> Array:
         eps = float(np.float32(self.keys["clip.vision.attention.layer_norm_epsilon"]))
+        if f"{name}.bias" not in self.tensors:
+            return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * self.weight(f"{name}.weight")
         centred = x - x.mean(-1, keepdims=True)
         scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps)
         return scaled * self.weight(f"{name}.weight") + self.weight(f"{name}.bias")
@@ -97,9 +102,10 @@ def make_tower(spec: Spec, seed: int = 1) -> TinyTower:
         add(f"{name}.weight", (rows, cols), gain / math.sqrt(cols), qtype=spec.qtype)
         add(f"{name}.bias", (rows,), 0.3)
 
-    def norm(name: str, n: int) -> None:
+    def norm(name: str, n: int, bias: bool = True) -> None:
         add(f"{name}.weight", (n,), 0.2, mean=1.0)
-        add(f"{name}.bias", (n,), 0.2)
+        if bias:
+            add(f"{name}.bias", (n,), 0.2)
 
     # Never quantised in real files: their rows are no whole blocks.
     small = "F16" if spec.qtype != "F32" else "F32"
@@ -116,8 +122,14 @@ def make_tower(spec: Spec, seed: int = 1) -> TinyTower:
     n_q, n_kv = spec.n_heads * spec.head_dim, spec.n_kv_heads * spec.head_dim
     for i in range(spec.n_layers):
         block = f"v.blk.{i}."
-        norm(block + "ln1", spec.width)
-        norm(block + "ln2", spec.width)
+        norm(block + "ln1", spec.width, bias=not spec.rms_norm)
+        norm(block + "ln2", spec.width, bias=not spec.rms_norm)
+        if spec.query_norm:
+            norm(block + "attn_q_norm", spec.head_dim if spec.query_norm == "head" else n_q, bias=False)
+            norm(block + "attn_k_norm", spec.head_dim if spec.query_norm == "head" else n_kv, bias=False)
+        if spec.layer_scale:
+            add(block + "ls1.weight", (spec.width,), 0.3, mean=0.6)
+            add(block + "ls2.weight", (spec.width,), 0.3, mean=-0.6)
         # Large queries and keys: attention far from uniform.
         if spec.fused_qkv:
             linear(block + "attn_qkv", n_q + 2 * n_kv, spec.width, gain=1.5)
@@ -215,6 +227,7 @@ def gelu_tanh(x: Array) -> Array:
 ACTIVATIONS = {
     "quick_gelu": lambda x: x * sigmoid(1.702 * x),
     "gelu": gelu_tanh,
+    "gelu_erf": gelu_erf,
     "silu": lambda x: x * sigmoid(x),
 }
 
@@ -222,7 +235,8 @@ ACTIVATIONS = {
 def numpy_vision_out(tower: TinyTower, view: Array) -> Array:
     """uint8 [size, size, 3] -> features [patches, width of the projector's input]."""
     spec = tower.spec
-    mean, std = (np.float32(v).astype(np.float64) for v in (CLIP_MEAN, CLIP_STD))
+    keys = (tower.keys[f"clip.vision.image_{name}"] for name in ("mean", "std"))
+    mean, std = (np.float32(values).astype(np.float64) for values in keys)
     pixels = (view / 255.0 - mean) / std
     kernel = tower.weight("v.patch_embd.weight")
     patches = []
@@ -241,10 +255,11 @@ def numpy_vision_out(tower: TinyTower, view: Array) -> Array:
     states = [x]
     for i in range(spec.n_layers):
         block = f"v.blk.{i}."
-        x = x + numpy_attention(tower, block, tower.norm(block + "ln1", x))
+        ls1, ls2 = (tower.weight(f"{block}{n}.weight") if spec.layer_scale else 1.0 for n in ("ls1", "ls2"))
+        x = x + ls1 * numpy_attention(tower, block, tower.norm(block + "ln1", x))
         up, down = ("ffn_down", "ffn_up") if spec.swapped_ffn else ("ffn_up", "ffn_down")
         hidden = ACTIVATIONS[spec.act](tower.linear(block + up, tower.norm(block + "ln2", x)))
-        x = x + tower.linear(block + down, hidden)
+        x = x + ls2 * tower.linear(block + down, hidden)
         states.append(x)
     if spec.feature_layer:
         x = np.concatenate([states[i] for i in spec.feature_layer], axis=1)
@@ -260,6 +275,10 @@ def numpy_attention(tower: TinyTower, block: str, x: Array) -> Array:
         q, k, v = np.split(tower.linear(block + "attn_qkv", x), [n_q, n_q + n_kv], axis=1)
     else:
         q, k, v = (tower.linear(block + name, x) for name in ("attn_q", "attn_k", "attn_v"))
+    if spec.query_norm:
+        shape = (-1, d) if spec.query_norm == "head" else (1, -1)
+        q = tower.norm(block + "attn_q_norm", q.reshape(len(x), *shape)).reshape(len(x), n_q)
+        k = tower.norm(block + "attn_k_norm", k.reshape(len(x), *shape)).reshape(len(x), n_kv)
     out = []
     for h in range(spec.n_heads):
         g = h // (spec.n_heads // spec.n_kv_heads)

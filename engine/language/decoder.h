@@ -37,6 +37,9 @@ struct RowBatch {
   // Sequence indices that row i sees, before any window of a layer: [begin, end). Causal is [0, index + 1);
   // the rows of a bidirectional picture end at its last row.
   std::vector<int32_t> visible_end;  // [T]
+  // One more than the furthest position that the sequence is expected to reach, the same for all its batches:
+  // decoders with frequencies of their own for long contexts choose by it. 0: what this batch reaches.
+  int32_t n_positions = 0;
 };
 
 class Decoder {

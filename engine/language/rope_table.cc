@@ -53,7 +53,7 @@ RopeScaling read_rope_scaling(const GgufFile& file, const std::string& arch, int
 }
 
 RopeFrequencies rope_frequencies(int32_t n_rot, double freq_base, const RopeScaling& scaling,
-                                 const float* factors) {
+                                 const float* factors, const char* name) {
   if (scaling.yarn && freq_base <= 1.0) {
     fail(ErrorCode::kFormat, "[language model] rope.freq_base is %g, expected above 1 with yarn scaling",
          freq_base);
@@ -76,7 +76,7 @@ RopeFrequencies rope_frequencies(int32_t n_rot, double freq_base, const RopeScal
     double original = std::pow(freq_base, -2.0 * k / n_rot);
     if (factors != nullptr) {
       if (!(factors[k] > 0.0f)) {
-        fail(ErrorCode::kFormat, "[language model] rope_freqs.weight: element %d is %g, expected above 0", k,
+        fail(ErrorCode::kFormat, "[language model] %s: element %d is %g, expected above 0", name, k,
              static_cast<double>(factors[k]));
       }
       original /= static_cast<double>(factors[k]);

@@ -43,10 +43,10 @@ enum class MropeLayout { kContiguous, kInterleaved };
 std::vector<int32_t> read_mrope_axes(const GgufFile& file, const std::string& arch, int32_t n_rot,
                                      MropeLayout layout);
 
-// factors: [n_rot/2] divisors (rope_freqs.weight) or null. Throws Error(kFormat) when one of them is not
+// factors: [n_rot/2] divisors, from the tensor `name`, or null. Throws Error(kFormat) when one of them is not
 // positive.
 RopeFrequencies rope_frequencies(int32_t n_rot, double freq_base, const RopeScaling& scaling,
-                                 const float* factors);
+                                 const float* factors, const char* name = "rope_freqs.weight");
 
 // cos and sin of one batch, shared by all layers of one frequency set. Angles are doubles: at position
 // 100,000 an f32 angle is off by up to 0.004.

@@ -224,7 +224,10 @@ void Generation::start(const RunControl& control) {
   prefill_flops_ = static_cast<double>(plan_.n_rows) * info.flops_per_row +
                    4.0 * seen * info.n_layers * info.n_heads * info.head_dim;
   logits_.resize(static_cast<size_t>(info.n_vocab));
-  sequence_->prefill({rows, plan_.positions, plan_.visible_end}, options_.chunk,
+  const int64_t n_answer = std::min(
+      {options_.max_tokens, model_->n_ctx() - plan_.n_rows, int64_t{INT32_MAX} - plan_.next_position});
+  const auto n_positions = static_cast<int32_t>(plan_.next_position + n_answer);
+  sequence_->prefill({rows, plan_.positions, plan_.visible_end, n_positions}, options_.chunk,
                      {logits_.data(), Dtype::kF32, 1, info.n_vocab, info.n_vocab * 4}, control);
   timings_.prefill = watch.seconds();
 }

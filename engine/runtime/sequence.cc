@@ -55,6 +55,10 @@ void Sequence::prefill(const SequenceRows& rows, int64_t chunk, const Matrix& lo
     }
   }
 
+  if (base == 0) {
+    n_positions_ = rows.n_positions;
+    for (const int32_t p : rows.positions) n_positions_ = std::max(n_positions_, p == INT32_MAX ? p : p + 1);
+  }
   cache_.reserve(base + n);
   const int64_t first_logit = n - logits.rows;
   try {
@@ -68,6 +72,7 @@ void Sequence::prefill(const SequenceRows& rows, int64_t chunk, const Matrix& lo
         const auto from = rows.positions.begin() + static_cast<int64_t>(p) * n;
         batch.positions.insert(batch.positions.end(), from + first, from + end);
       }
+      batch.n_positions = n_positions_;
       batch.visible_end.assign(rows.visible_end.begin() + first, rows.visible_end.begin() + end);
 
       const int64_t from = std::max(first, first_logit);
@@ -99,6 +104,7 @@ void Sequence::append(int32_t id, int32_t position, std::span<float> logits, con
   RowBatch batch;
   batch.rows = row;
   batch.positions.assign(static_cast<size_t>(info.n_pos), position);
+  batch.n_positions = n_positions_;
   batch.visible_end = {static_cast<int32_t>(cache_.length() + 1)};
   const int64_t n = static_cast<int64_t>(logits.size());
   model_->decoder().forward(backend, batch, cache_, {logits.data(), Dtype::kF32, 1, n, n * 4}, control);

@@ -17,6 +17,9 @@ struct SequenceRows {
   ConstMatrix rows;                  // [n, n_embd * (1 + n_extra)], or [n, n_embd]: no extra slices
   std::vector<int32_t> positions;    // [n_pos, n]
   std::vector<int32_t> visible_end;  // [n], sequence indices
+  // One more than the furthest position that an answer may reach; 0: what the rows reach. Counts in the first
+  // prefill of a sequence.
+  int32_t n_positions = 0;
 };
 
 // One sequence with a cache of its own: prefill rows, read logits, append tokens.
@@ -35,6 +38,7 @@ class Sequence {
  private:
   std::shared_ptr<Model> model_;
   KvCache cache_;
+  int32_t n_positions_ = 0;  // see RowBatch
 };
 
 }  // namespace trimtok

@@ -12,13 +12,15 @@ struct ImageView {
   const uint8_t* rgb = nullptr;
   int32_t width = 0;
   int32_t height = 0;
+  const uint8_t* alpha = nullptr;  // [height, width]; null: opaque. Only alpha.h looks at it.
 };
 
 struct Image {
   std::vector<uint8_t> rgb;
   int32_t width = 0;
   int32_t height = 0;
-  ImageView view() const { return {rgb.data(), width, height}; }
+  std::vector<uint8_t> alpha = {};  // empty: opaque
+  ImageView view() const { return {rgb.data(), width, height, alpha.empty() ? nullptr : alpha.data()}; }
 };
 
 enum class Filter { kBilinear, kBicubic, kLanczos };

@@ -65,6 +65,7 @@ struct TowerInfo {
   std::string fallback_template;  // Jinja, for files without one; empty: none published
   int32_t n_embd = 0;             // width of a row without extras
   int32_t n_extra = 0;            // extra slices per row (deepstack)
+  bool composite_alpha = false;   // transparent pictures are laid over white; else their alpha is dropped
   bool bidirectional = false;     // the rows of one picture see each other in the LM
   int32_t frames_per_group = 1;   // frames of a video that become one run of rows; 1: frames are pictures
   int32_t n_layers = 0;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <span>
 
 #include "engine/gguf/quote.h"
 
@@ -58,6 +59,14 @@ bool ffn_names_are_swapped(std::shared_ptr<const GgufFile> file, const std::stri
   return down.cols == width && (up.cols != width || !file->has("general.type"));
 }
 
+QueryNorm bind_query_norm(WeightBinder& binder, const GgufFile& file, const std::string& name,
+                          int64_t head_dim, int64_t width) {
+  const TensorInfo* tensor = file.find_tensor(name);
+  if (tensor == nullptr) return {};
+  const int64_t n = tensor->ne[0] == head_dim ? head_dim : width;
+  return {binder.vector(name, n), n};
+}
+
 VitLayer bind_vit_layer(WeightBinder& binder, std::shared_ptr<const GgufFile> file, const VitConfig& c,
                         int32_t i) {
   const std::string block = "v.blk." + std::to_string(i) + ".";
@@ -79,12 +88,43 @@ VitLayer bind_vit_layer(WeightBinder& binder, std::shared_ptr<const GgufFile> fi
   if (binder.has(block + "ffn_gate.weight")) {
     layer.gate = bind_linear(binder, block + "ffn_gate", n_ff, c.width);
   }
+  layer.q_norm = bind_query_norm(binder, *file, block + "attn_q_norm.weight", c.head_dim, c.q_width());
+  layer.k_norm = bind_query_norm(binder, *file, block + "attn_k_norm.weight", c.head_dim, c.kv_width());
+  layer.ls1 = binder.optional_vector(block + "ls1.weight", c.width);
+  layer.ls2 = binder.optional_vector(block + "ls2.weight", c.width);
   return layer;
 }
 
 void apply(Backend& backend, const Linear& linear, const Matrix& out, const Matrix& x, Activation act,
            const ConstMatrix& residual, const char* where) {
   backend.matmul({out, x, linear.weight, linear.bias, act, residual}, where);
+}
+
+void apply(Backend& backend, const QueryNorm& norm, float eps, const Matrix& x, const char* where) {
+  if (norm.weight == nullptr) return;
+  for (int64_t first = 0; first < x.cols; first += norm.width) {
+    const Matrix part = col_slice(x, first, norm.width);
+    backend.rms_norm({part, part, norm.weight, eps}, where);
+  }
+}
+
+// x += linear(y), times `scale` where there is one. `spare`: [x.rows, x.cols], free to be written to.
+void add_linear(Backend& backend, const Linear& linear, const float* scale, const Matrix& x, const Matrix& y,
+                const Matrix& spare, const char* where) {
+  if (scale == nullptr) {
+    apply(backend, linear, x, y, Activation::kNone, x, where);
+    return;
+  }
+  const Arena::Mark mark(backend.arena());
+  apply(backend, linear, spare, y, Activation::kNone, {}, where);
+  // There is no op for rows times a vector: the vector is copied to every row, which costs next to nothing
+  // beside the product before it.
+  const std::vector<int32_t> zeros(static_cast<size_t>(x.rows), 0);
+  const ConstMatrix vector(scale, Dtype::kF32, 1, x.cols, row_bytes(Dtype::kF32, x.cols));
+  const Matrix scales = backend.arena().matrix(x.rows, x.cols);
+  backend.gather_rows({scales, vector, backend.upload(std::span<const int32_t>(zeros))}, where);
+  backend.gated_act({spare, spare, scales, Activation::kNone}, where);
+  backend.add({x, x, spare}, where);
 }
 
 }  // namespace
@@ -188,6 +228,8 @@ void run_vit_layer(Backend& backend, const VitConfig& c, const VitLayer& layer, 
       apply(backend, layer.k, k, normed, Activation::kNone, {}, where);
       apply(backend, layer.v, v, normed, Activation::kNone, {}, where);
     }
+    apply(backend, layer.q_norm, c.eps, q, where);
+    apply(backend, layer.k_norm, c.eps, k, where);
     if (rope.cos.data != nullptr) {
       backend.rope({q, c.head_dim, rope.cos, rope.sin, RopePairs::kHalves}, where);
       backend.rope({k, c.head_dim, rope.cos, rope.sin, RopePairs::kHalves}, where);
@@ -197,7 +239,7 @@ void run_vit_layer(Backend& backend, const VitConfig& c, const VitLayer& layer, 
     attention.begin = intervals.begin;
     attention.end = intervals.end;
     backend.attention(attention, where);
-    apply(backend, layer.out, x, mixed, Activation::kNone, x, where);
+    add_linear(backend, layer.out, layer.ls1, x, mixed, normed, where);
   }
   const Matrix hidden = backend.arena().matrix(x.rows, layer.up.weight.rows);
   apply_norm(backend, c, layer.ln2, normed, x, where);
@@ -209,7 +251,7 @@ void run_vit_layer(Backend& backend, const VitConfig& c, const VitLayer& layer, 
     apply(backend, layer.up, hidden, normed, Activation::kNone, {}, where);
     backend.gated_act({hidden, gate, hidden, c.act}, where);
   }
-  apply(backend, layer.down, x, hidden, Activation::kNone, x, where);
+  add_linear(backend, layer.down, layer.ls2, x, hidden, normed, where);
 }
 
 size_t vit_scratch_bytes(const VitConfig& config, const std::vector<VitLayer>& layers) {
@@ -217,6 +259,7 @@ size_t vit_scratch_bytes(const VitConfig& config, const std::vector<VitLayer>& l
   for (const VitLayer& layer : layers) {
     widest = std::max(widest, layer.up.weight.rows * (layer.gate.weight.data != nullptr ? 2 : 1));
   }
+  if (!layers.empty() && layers[0].ls1 != nullptr) widest += config.width;
   return static_cast<size_t>(config.width + widest) * sizeof(float);
 }
 

@@ -45,12 +45,21 @@ struct Norm {
   const float* bias = nullptr;
 };
 
+// RMSNorm of queries or keys, before they are used.
+struct QueryNorm {
+  const float* weight = nullptr;  // null: none
+  int64_t width = 0;              // head_dim: each head on its own; else all heads as one vector
+};
+
 struct VitLayer {
   Norm ln1, ln2;
   Linear qkv;  // q, k, v stacked; weight absent when the file stores them apart
   Linear q, k, v;
   Linear out, up, down;
   Linear gate;  // weight absent: down(act(up(x))), else down(act(gate(x)) * up(x))
+  QueryNorm q_norm, k_norm;
+  const float* ls1 = nullptr;  // [width] factors on what attention and FFN add (layer scale); null: none
+  const float* ls2 = nullptr;
 };
 
 // "<name>.weight", "<name>.bias" (optional). -1 accepts any size.

@@ -113,6 +113,7 @@ py::dict model_info(Model& model) {
   out["fallback_template"] = vision != nullptr ? vision->fallback_template : "";
   out["placeholder"] = vision != nullptr ? py::object(py::str(vision->placeholder)) : py::none();
   out["frames_per_group"] = vision != nullptr ? vision->frames_per_group : 1;
+  out["composite_alpha"] = vision != nullptr && vision->composite_alpha;
   out["bos_token"] = token_text(tokenizer, tokenizer.bos());
   out["eos_token"] = token_text(tokenizer, tokenizer.eos());
   out["add_bos"] = tokenizer.add_bos();
@@ -194,14 +195,13 @@ py::dict plan_prompt(const Model& model, const std::string& prompt,
 
 py::array_t<float> encode_image(Model& model, const py::array& array, int64_t min_pixels,
                                 int64_t max_pixels) {
-  const U8Array image = pixels(array);
-  const ImageView view = image_view(image);
+  const ArrayImage image(array);
   const RunControl control = make_control(std::nullopt);
   EncodedImage encoded;
   {
     py::gil_scoped_release release;
     std::lock_guard lock(model.compute_mutex());
-    encoded = model.tower_with({min_pixels, max_pixels})->encode(model.backend(), view, control);
+    encoded = model.tower_with({min_pixels, max_pixels})->encode(model.backend(), image.view(), control);
   }
   return to_numpy(encoded.rows);
 }
@@ -271,9 +271,7 @@ std::unique_ptr<PyGeneration> start_generation(
     std::optional<py::function> progress) {
   std::vector<Image> images;
   for (const py::array& array : arrays) {
-    const U8Array image = pixels(array);
-    const ImageView view = image_view(image);
-    images.push_back({{view.rgb, view.rgb + image.size()}, view.width, view.height});
+    images.push_back(ArrayImage(array).copy());
   }
   GenerateOptions options;
   options.sampling = {temperature, top_k, top_p, min_p, repeat_penalty, seed};
@@ -358,8 +356,7 @@ void bind_model(py::module_& m) {
       .def(
           "preprocess",
           [](const Model& model, const py::array& array) {
-            const U8Array image = pixels(array);
-            return to_numpy(model.require_tower().preprocess(image_view(image)));
+            return to_numpy(model.require_tower().preprocess(ArrayImage(array).view()));
           },
           "image"_a)
       .def("encode", &encode_image, "image"_a, "min_pixels"_a = 0, "max_pixels"_a = 0)

@@ -76,12 +76,13 @@ class LoadedTower {
 
   py::dict info() const {
     const TowerInfo& info = tower_->info();
-    return py::dict(
-        "projector"_a = info.projector, "family"_a = info.family, "placeholder"_a = info.placeholder,
-        "fallback_template"_a = info.fallback_template, "n_embd"_a = info.n_embd, "n_extra"_a = info.n_extra,
-        "bidirectional"_a = info.bidirectional, "n_layers"_a = info.n_layers, "width"_a = info.width,
-        "patch_size"_a = info.patch_size, "image_size"_a = info.image_size,
-        "weight_bytes"_a = info.weight_bytes, "isa"_a = isa_name(backend_->ops().isa));
+    return py::dict("projector"_a = info.projector, "family"_a = info.family,
+                    "placeholder"_a = info.placeholder, "fallback_template"_a = info.fallback_template,
+                    "n_embd"_a = info.n_embd, "n_extra"_a = info.n_extra,
+                    "composite_alpha"_a = info.composite_alpha, "bidirectional"_a = info.bidirectional,
+                    "n_layers"_a = info.n_layers, "width"_a = info.width, "patch_size"_a = info.patch_size,
+                    "image_size"_a = info.image_size, "weight_bytes"_a = info.weight_bytes,
+                    "isa"_a = isa_name(backend_->ops().isa));
   }
 
   py::dict plan(int32_t width, int32_t height) const {
@@ -90,19 +91,17 @@ class LoadedTower {
   }
 
   py::array_t<uint8_t> preprocess(const py::array& array) const {
-    const U8Array image = pixels(array);
-    const ImageView view = image_view(image);
+    const ArrayImage image(array);
     std::vector<Image> views;
     {
       py::gil_scoped_release release;
-      views = tower_->preprocess(view);
+      views = tower_->preprocess(image.view());
     }
     return to_numpy(views);
   }
 
   py::object encode(const py::array& array, bool taps) {
-    const U8Array image = pixels(array);
-    const ImageView view = image_view(image);
+    const ArrayImage image(array);
     TapRecord record;
     RunControl control;
     control.poll = [] {
@@ -118,7 +117,7 @@ class LoadedTower {
     {
       py::gil_scoped_release release;
       const std::lock_guard lock(mutex_);
-      encoded = tower_->encode(*backend_, view, control);
+      encoded = tower_->encode(*backend_, image.view(), control);
     }
     if (!taps) return to_numpy(encoded.rows);
     return py::make_tuple(to_numpy(encoded.rows), record.to_dict());
@@ -185,9 +184,10 @@ void bind_vision(py::module_& m) {
            "boxes: float32 [n_rows, 4], x0 y0 x1 y1 in pixels of the picture, zeros where a row shows no "
            "place.")
       .def("preprocess", &LoadedTower::preprocess, "image"_a,
-           "The views that are encoded: uint8 [h, w, 3] -> uint8 [n_views, view_height, view_width, 3].")
+           "The views that are encoded: uint8 [h, w, 3 or 4] -> uint8 [n_views, view_height, view_width, 3].")
       .def("encode", &LoadedTower::encode, "image"_a, "taps"_a = false,
-           "uint8 [h, w, 3] -> the rows that enter the language model, float32 [n_rows, n_embd]. With taps: "
+           "uint8 [h, w, 3 or 4] -> the rows that enter the language model, float32 [n_rows, n_embd]. With "
+           "taps: "
            "(rows, "
            "dict of intermediate values, float32 [n, width]). Raises ValueError, NumericsError or "
            "MemoryError.");

@@ -43,6 +43,34 @@ inline ImageView image_view(const U8Array& array) {
   return view;
 }
 
+// A picture from an uint8 array [height, width, 3], or 4 with opacity. The engine's view of it lives as long
+// as this.
+class ArrayImage {
+ public:
+  explicit ArrayImage(const pybind11::array& array) : array_(pixels(array)) {
+    if (array_.ndim() != 3 || array_.shape(2) != 4) {
+      view_ = image_view(array_);
+      return;
+    }
+    namespace py = pybind11;
+    alpha_ = U8Array(py::object(array_[py::make_tuple(py::ellipsis(), 3)]));
+    array_ = U8Array(py::object(array_[py::make_tuple(py::ellipsis(), py::slice(0, 3, 1))]));
+    view_ = image_view(array_);
+    view_.alpha = alpha_.data();
+  }
+  const ImageView& view() const { return view_; }
+  Image copy() const {
+    const size_t n = static_cast<size_t>(view_.width) * static_cast<size_t>(view_.height);
+    Image image{{view_.rgb, view_.rgb + 3 * n}, view_.width, view_.height, {}};
+    if (view_.alpha != nullptr) image.alpha.assign(view_.alpha, view_.alpha + n);
+    return image;
+  }
+
+ private:
+  U8Array array_, alpha_;
+  ImageView view_;
+};
+
 inline pybind11::array_t<float> to_numpy(const ConstMatrix& m) {
   pybind11::array_t<float> out({m.rows, m.cols});
   for (int64_t i = 0; i < m.rows; ++i) {

@@ -46,12 +46,13 @@ def as_sources(images: Sequence[ImageSource] | ImageSource | None) -> list[Image
     return list(images)
 
 
-def load_image(source: ImageSource, index: int = 0) -> NDArray[np.uint8]:
+def load_image(source: ImageSource, index: int = 0, *, keep_alpha: bool = False) -> NDArray[np.uint8]:
     """Decodes one picture to a contiguous uint8 array [height, width, 3], RGB.
 
     Greyscale is replicated, palettes are resolved, 16-bit samples keep their upper 8 bits, alpha is dropped
-    without compositing (as the LLaVA processors do), of an animation the first frame counts. EXIF orientation
-    is not applied. `http(s)` URLs are refused: nothing is ever fetched.
+    without compositing (as most processors do), of an animation the first frame counts. EXIF orientation is
+    not applied. `http(s)` URLs are refused: nothing is ever fetched. With `keep_alpha` a picture that has
+    transparency stays RGBA, [height, width, 4].
 
     Raises FileNotFoundError and other OSError for a path that cannot be opened, TypeError for an object of
     another type, and ValueError naming the picture for everything that is no readable picture or is larger
@@ -61,13 +62,13 @@ def load_image(source: ImageSource, index: int = 0) -> NDArray[np.uint8]:
     if isinstance(source, np.ndarray):
         return _from_array(source, name)
     if isinstance(source, Image.Image):
-        return _decode(source, f"{name} (PIL.Image)")
+        return _decode(source, f"{name} (PIL.Image)", keep_alpha)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _from_bytes(bytes(source), f"{name} ({len(source)} bytes)")
+        return _from_bytes(bytes(source), f"{name} ({len(source)} bytes)", keep_alpha)
     if isinstance(source, str):
         scheme = source.partition(":")[0].lower()
         if scheme == "data":
-            return _from_bytes(_data_url(source, name), f"{name} (data URL)")
+            return _from_bytes(_data_url(source, name), f"{name} (data URL)", keep_alpha)
         if scheme == "file" and "://" in source:
             source = _file_url(source, name)
         elif "://" in source:
@@ -77,7 +78,7 @@ def load_image(source: ImageSource, index: int = 0) -> NDArray[np.uint8]:
         if "\0" in str(path):
             raise ValueError(f"[{name}] the path {str(path)!r} contains a NUL character")
         with path.open("rb") as file:  # OSError already names the path
-            return _open(file, f"{name} ({path})")
+            return _open(file, f"{name} ({path})", keep_alpha)
     raise TypeError(
         f"[{name}] is of type {type(source).__name__}; "
         "pass a path, bytes, a PIL.Image or a numpy uint8 array [height, width, 3]"
@@ -103,20 +104,20 @@ def _file_url(url: str, name: str) -> str:
     return urllib.request.url2pathname(parts.path)
 
 
-def _from_bytes(data: bytes, name: str) -> NDArray[np.uint8]:
-    return _open(io.BytesIO(data), name)
+def _from_bytes(data: bytes, name: str, keep_alpha: bool) -> NDArray[np.uint8]:
+    return _open(io.BytesIO(data), name, keep_alpha)
 
 
-def _open(file: IO[bytes], name: str) -> NDArray[np.uint8]:
+def _open(file: IO[bytes], name: str, keep_alpha: bool) -> NDArray[np.uint8]:
     Image.init()  # idempotent; without it an unregistered format in the list is a KeyError
     with _readable(name), Image.open(file, formats=[f for f in _FORMATS if f in Image.OPEN]) as image:
-        return _decode(image, name)
+        return _decode(image, name, keep_alpha)
 
 
-def _decode(image: Image.Image, name: str) -> NDArray[np.uint8]:
+def _decode(image: Image.Image, name: str, keep_alpha: bool) -> NDArray[np.uint8]:
     _check_size(image.width, image.height, name)  # known from the header, before any pixel is decoded
     with _readable(name):
-        rgb = np.ascontiguousarray(_to_rgb(image), dtype=np.uint8)
+        rgb = np.ascontiguousarray(_to_channels(image, keep_alpha), dtype=np.uint8)
     _check_size(rgb.shape[1], rgb.shape[0], name)  # decoding may correct the header
     return rgb
 
@@ -142,7 +143,7 @@ def _readable(name: str) -> Iterator[None]:
         raise ValueError(f"[{name}] cannot be decoded: {error or type(error).__name__}; {_HOW}") from error
 
 
-def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+def _to_channels(image: Image.Image, keep_alpha: bool) -> NDArray[np.uint8]:
     if image.mode.startswith("I"):  # I;16, I;16B, ...: 16 bits; Pillow would clip, not scale
         wide = np.asarray(image)
         if wide.min() < 0 or wide.max() > 0xFFFF:
@@ -153,6 +154,8 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
         raise ValueError("floating-point samples have no defined range")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # straight to RGB warns
+    if keep_alpha and (image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info):
+        return np.asarray(image.convert("RGBA"))
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 

@@ -13,6 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
+import numpy as np
+from numpy.typing import NDArray
+
 from . import _core
 from .images import ImageSource, as_sources, load_image
 from .prompt import (
@@ -321,9 +324,13 @@ class Model:
         sources = as_sources(images)
         view = _view(min_pixels, max_pixels, video, fps, len(sources))
         text = self._prompt(prompt, len(sources), system, raw, video)
-        arrays = [load_image(source, index) for index, source in enumerate(sources)]
+        arrays = self._load_images(sources)
         plan = self._core.plan(text, [(array.shape[1], array.shape[0]) for array in arrays], **view)
         return TokenCount(plan["n_rows"], plan["n_visual"])
+
+    def _load_images(self, sources: Sequence[ImageSource]) -> list[NDArray[np.uint8]]:
+        keep_alpha = self._info["composite_alpha"]
+        return [load_image(source, index, keep_alpha=keep_alpha) for index, source in enumerate(sources)]
 
     def info(self) -> dict[str, Any]:
         """What was loaded: architecture, sizes, files, device, chat template, warnings of the loader."""

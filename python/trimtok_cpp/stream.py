@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
-from .images import ImageSource, load_image
+from .images import ImageSource
 from .pruning import Pruning
 from .result import Result
 
@@ -75,7 +75,7 @@ class Stream(Iterator[str]):
         self._pictures: list[NDArray[np.uint8]] = []
         self._enter()
         try:
-            self._pictures = [load_image(source, index) for index, source in enumerate(sources)]
+            self._pictures = model._load_images(sources)
             settings = None if pruning is None else pruning.as_model_options() | {"text": question}
             keys = [_key(picture) for picture in self._pictures]
             self._generation = model._core.generate(
@@ -136,7 +136,9 @@ class Stream(Iterator[str]):
         assert self._generation is not None
         raw: dict[str, Any] = self._generation.result()
         raw["finish_reason"] = raw["finish_reason"] or reason
-        return Result.from_core(raw, self._seed, self._pictures[:: self._group])
+        # For overlays: colours without opacity.
+        pictures = [picture[..., :3] for picture in self._pictures[:: self._group]]
+        return Result.from_core(raw, self._seed, pictures)
 
     def __enter__(self) -> Stream:  # noqa: D105
         return self

@@ -177,7 +177,7 @@ class Tower:
         """
     def encode(self, image: numpy.ndarray, taps: bool = False) -> typing.Any:
         """
-        uint8 [h, w, 3] -> the rows that enter the language model, float32 [n_rows, n_embd]. With taps: (rows, dict of intermediate values, float32 [n, width]). Raises ValueError, NumericsError or MemoryError.
+        uint8 [h, w, 3 or 4] -> the rows that enter the language model, float32 [n_rows, n_embd]. With taps: (rows, dict of intermediate values, float32 [n, width]). Raises ValueError, NumericsError or MemoryError.
         """
     def plan(self, width: typing.SupportsInt | typing.SupportsIndex, height: typing.SupportsInt | typing.SupportsIndex) -> dict:
         """
@@ -185,7 +185,7 @@ class Tower:
         """
     def preprocess(self, image: numpy.ndarray) -> numpy.typing.NDArray[numpy.uint8]:
         """
-        The views that are encoded: uint8 [h, w, 3] -> uint8 [n_views, view_height, view_width, 3].
+        The views that are encoded: uint8 [h, w, 3 or 4] -> uint8 [n_views, view_height, view_width, 3].
         """
     @property
     def info(self) -> dict:
