@@ -17,7 +17,7 @@ torch = pytest.importorskip(
     "torch", reason="torch is missing, the reference of these tests: pip install '.[transformers]'"
 )
 pytest.importorskip(
-    "transformers", reason="transformers is missing, the reference of these tests: pip install '.[transformers]'"
+    "transformers", reason="transformers is missing, the truth of these tests: pip install '.[transformers]'"
 )
 
 import hf_models as hf  # noqa: E402
