@@ -6,11 +6,12 @@ import dataclasses
 import json
 import math
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import CASES, Golden, run
+from conftest import CASES, Golden, load_golden, run
 from PIL import Image
 
 import trimtok_cpp
@@ -232,6 +233,12 @@ def test_overlay_errors() -> None:
 # --- generate
 
 
+@pytest.fixture(scope="module", params=["llava15", "llava16", "smolvlm", "internvl3"])
+def plain(request: pytest.FixtureRequest, fixtures: Path) -> Golden:
+    """Families of one position per row, causal and without extra slices; tests/test_golden.py has all."""
+    return load_golden(fixtures / request.param)
+
+
 def asked(model: Model, golden: Golden, case: str = "multi", **options: Any) -> Result:
     return run(model, golden, case, **options)
 
@@ -265,14 +272,14 @@ def continued(model: Model, rows: np.ndarray, positions: np.ndarray, after: int,
 
 @pytest.mark.parametrize("policy", ["original", "compact"])
 @pytest.mark.parametrize("case", ["one", "multi"])
-def test_generate(golden: Golden, case: str, policy: str) -> None:
+def test_generate(plain: Golden, case: str, policy: str) -> None:
     """What comes out is what the language model says to the kept rows at their positions."""
-    model = Model(golden.lm, kv_dtype="f32")
-    result = asked(model, golden, case, pruning=Pruning(keep=0.2, positions=policy))
-    full = golden.cases[case]
+    model = Model(plain.lm, kv_dtype="f32")
+    result = asked(model, plain, case, pruning=Pruning(keep=0.2, positions=policy))
+    full = plain.cases[case]
     report = result.pruning
     assert report is not None
-    counts = [golden.data["images"][k]["rows"] for k in full["images"]]  # tiles of a picture are one picture
+    counts = [plain.data["images"][k]["rows"] for k in full["images"]]  # tiles of a picture are one picture
     assert report.n_total == sum(counts)
     assert report.n_rows == counts
     assert report.n_kept == report.budget == round(0.2 * sum(counts))
@@ -285,13 +292,13 @@ def test_generate(golden: Golden, case: str, policy: str) -> None:
         assert (np.diff(kept) > 0).all()
         assert 0 <= kept[0] <= kept[-1] < m
 
-    rows, positions, after = rebuilt(model, golden, case, report)
+    rows, positions, after = rebuilt(model, plain, case, report)
     assert len(rows) == result.usage.prompt_tokens
     if policy == "compact":
         positions, after = np.arange(len(rows)), len(rows)
     ids = continued(model, rows, positions, after, 6)
     assert result.token_ids[:6] == ids
-    other = np.arange(len(rows)) if policy == "original" else rebuilt(model, golden, case, report)[1]
+    other = np.arange(len(rows)) if policy == "original" else rebuilt(model, plain, case, report)[1]
     moved = model._core.logits(rows, other.astype(np.int32), 1)
     assert not np.allclose(moved, model._core.logits(rows, positions.astype(np.int32), 1), atol=1e-3)
 
@@ -340,20 +347,20 @@ def test_the_plain_call_prunes(golden: Golden) -> None:
     assert model.generate([], "Hello", max_tokens=1).pruning is None  # nothing to prune
 
 
-def test_same_rows_as_on_arrays(golden: Golden) -> None:
+def test_same_rows_as_on_arrays(plain: Golden) -> None:
     """generate and prune choose alike where text plays no part."""
-    model = Model(golden.lm)
-    images = golden.case_images("multi")
+    model = Model(plain.lm)
+    images = plain.case_images("multi")
     rows = [model._core.encode(load_image(path)) for path in images]
     for selector in ("divprune", "uniform", "random"):
         settings = Pruning(keep=0.3, selector=selector, seed=3)
-        report = asked(model, golden, pruning=settings).pruning
+        report = asked(model, plain, pruning=settings).pruning
         assert report is not None
         alone = prune(rows, None, settings)
         assert [k.tolist() for k in report.kept] == [k.tolist() for k in alone.kept]
         assert report.d_intra == pytest.approx(alone.d_intra, abs=1e-6)
         assert report.d_inter == pytest.approx(alone.d_inter, abs=1e-6)
-    coverage = asked(model, golden, pruning=Pruning(coverage=0.9)).pruning
+    coverage = asked(model, plain, pruning=Pruning(coverage=0.9)).pruning
     assert coverage is not None
     assert [k.tolist() for k in coverage.kept] == [
         k.tolist() for k in prune(rows, None, Pruning(coverage=0.9)).kept
