@@ -490,6 +490,6 @@ def test_inspect_text(tmp_path: Path) -> None:
     assert "llama.eps float32 1e-05" in lines
     assert 'tokenizer.ggml.tokens string[50] ["t0", "t1", "t2", "t3", "t4", "t5", ...]' in lines
     assert "token_embd.weight 3 x 8 F32 96 B" in lines
-    assert "language model, architecture llama" in lines
+    assert "language model, architecture llama (Llama 1-3, Mistral, Vicuna, SmolLM2)" in lines
     assert "F32 2 tensors 128 B" in lines
     assert "unsupported: none" in lines

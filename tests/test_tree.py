@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -38,6 +40,13 @@ def test_checker_sees_planted_faults(check_tree: ModuleType, name: str, text: st
     findings = check_tree.check_file(name, text)
     assert len(findings) == 1
     assert finding in findings[0]
+
+
+def test_readme_has_the_table_of_the_lists() -> None:
+    """tools/make_family_table.py says how to bring it up to date."""
+    script = ROOT / "tools" / "make_family_table.py"
+    result = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
 
 
 def test_checker_accepts_a_downward_include(check_tree: ModuleType) -> None:

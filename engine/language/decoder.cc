@@ -4,7 +4,8 @@
 
 namespace trimtok {
 
-#define TT_DECODER(arch, factory) std::unique_ptr<Decoder> factory(std::shared_ptr<const GgufFile> file);
+#define TT_DECODER(arch, factory, models) \
+  std::unique_ptr<Decoder> factory(std::shared_ptr<const GgufFile> file);
 #include "engine/language/decoders.def"
 #undef TT_DECODER
 
@@ -13,9 +14,10 @@ namespace {
 struct Entry {
   const char* arch;
   std::unique_ptr<Decoder> (*load)(std::shared_ptr<const GgufFile>);
+  const char* models;
 };
 constexpr Entry kDecoders[] = {
-#define TT_DECODER(arch, factory) {arch, factory},
+#define TT_DECODER(arch, factory, models) {arch, factory, models},
 #include "engine/language/decoders.def"
 #undef TT_DECODER
 };
@@ -33,10 +35,10 @@ std::unique_ptr<Decoder> load_decoder(std::shared_ptr<const GgufFile> file) {
        quote_path(file->path()).c_str(), quote_text(arch).c_str(), known.c_str());
 }
 
-std::vector<std::string> supported_decoders() {
-  std::vector<std::string> names;
-  for (const Entry& entry : kDecoders) names.emplace_back(entry.arch);
-  return names;
+std::vector<std::pair<std::string, std::string>> supported_decoders() {
+  std::vector<std::pair<std::string, std::string>> found;
+  for (const Entry& entry : kDecoders) found.emplace_back(entry.arch, entry.models);
+  return found;
 }
 
 }  // namespace trimtok

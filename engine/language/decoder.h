@@ -5,6 +5,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/core/backend.h"
@@ -57,6 +58,7 @@ class Decoder {
 
 // Reads general.architecture and dispatches through decoders.def.
 std::unique_ptr<Decoder> load_decoder(std::shared_ptr<const GgufFile> file);
-std::vector<std::string> supported_decoders();
+// Values of general.architecture and the models that they stand for, from decoders.def.
+std::vector<std::pair<std::string, std::string>> supported_decoders();
 
 }  // namespace trimtok

@@ -5,7 +5,8 @@
 
 namespace trimtok {
 
-#define TT_TOWER(projector, factory) std::unique_ptr<Tower> factory(std::shared_ptr<const GgufFile> file);
+#define TT_TOWER(projector, factory, families) \
+  std::unique_ptr<Tower> factory(std::shared_ptr<const GgufFile> file);
 #include "engine/vision/towers.def"
 #undef TT_TOWER
 
@@ -17,12 +18,12 @@ std::unique_ptr<Tower> load_tower(std::shared_ptr<const GgufFile> file) {
          quote_path(file->path()).c_str());
   }
   const std::string type = projector_type(*file);
-#define TT_TOWER(projector, factory) \
+#define TT_TOWER(projector, factory, families) \
   if (type == (projector)) return factory(std::move(file));
 #include "engine/vision/towers.def"
 #undef TT_TOWER
   std::string supported;
-  for (const std::string& name : supported_projectors()) supported += (supported.empty() ? "" : ", ") + name;
+  for (const auto& [name, _] : supported_projectors()) supported += (supported.empty() ? "" : ", ") + name;
   if (type.empty()) {
     fail(ErrorCode::kUnsupported,
          "[vision tower] %s: no clip.projector_type and no mm.0.weight, expected one of: %s; is this an "
@@ -52,9 +53,9 @@ std::shared_ptr<const Tower> Tower::with_options(const ViewOptions& options) con
       static_cast<long long>(min ? options.min_pixels : options.max_pixels), info().family.c_str());
 }
 
-std::vector<std::string> supported_projectors() {
+std::vector<std::pair<std::string, std::string>> supported_projectors() {
   return {
-#define TT_TOWER(projector, factory) projector,
+#define TT_TOWER(projector, factory, families) {projector, families},
 #include "engine/vision/towers.def"
 #undef TT_TOWER
   };

@@ -5,6 +5,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/core/backend.h"
@@ -102,6 +103,7 @@ class Tower {
 // Reads clip.projector_type and dispatches through towers.def. An unknown one is an Error(kUnsupported)
 // listing those that work.
 std::unique_ptr<Tower> load_tower(std::shared_ptr<const GgufFile> file);
-std::vector<std::string> supported_projectors();
+// Values of clip.projector_type and the families that they stand for, from towers.def.
+std::vector<std::pair<std::string, std::string>> supported_projectors();
 
 }  // namespace trimtok

@@ -266,8 +266,9 @@ Raises OSError, ModelFormatError or UnsupportedError naming file, field, value a
 
 Without mmproj the vision part is the file itself when it is combined, else the only projector file in its
 folder that fits. Raises ValueError for a wrong or ambiguous pair, and as GgufFile does.)");
-  m.def("supported_decoders", &supported_decoders,
-        "Names of the language model architectures (general.architecture) that this version runs.");
+  m.def(
+      "supported_decoders", []() { return py::dict(py::cast(supported_decoders())); },
+      "The values of general.architecture that this version runs, and the models that they stand for.");
   m.def("_bind_weights", &bind_weights, py::arg("file"), py::arg("part"), py::arg("requests"));
 }
 

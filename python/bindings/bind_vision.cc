@@ -170,8 +170,9 @@ void bind_vision(py::module_& m) {
       "cells_across"_a, "cells_down"_a, "window"_a,
       "Cells of a grid grouped by windows: (raster index of the j-th cell, first cell of every window "
       "and the number of cells).");
-  m.def("supported_projectors", &supported_projectors,
-        "The values of clip.projector_type that can be loaded.");
+  m.def(
+      "supported_projectors", []() { return py::dict(py::cast(supported_projectors())); },
+      "The values of clip.projector_type that can be loaded, and the families that they stand for.");
   py::class_<LoadedTower>(m, "Tower", "The vision part of a GGUF file, on its own.")
       .def(py::init<const std::string&, int32_t>(), "path"_a, "n_threads"_a = 0,
            py::call_guard<py::gil_scoped_release>(),

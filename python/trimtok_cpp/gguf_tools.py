@@ -43,14 +43,17 @@ def inspect_dict(path: PathLike) -> dict[str, Any]:
         total["bytes"] += tensor["bytes"]
     stored = file.value_types
     architecture = file.metadata.get("general.architecture")
+    has_language, has_vision = file.kind != "projector", file.kind in ("projector", "combined")
     return {
         "path": _valid(file.path),
         "version": file.version,
         "bytes": file.file_bytes,
         "shards": file.n_shards,
         "kind": file.kind,
-        "architecture": _valid(architecture) if file.kind != "projector" else None,
-        "projector": _valid(file.projector_type) or None if file.kind in ("projector", "combined") else None,
+        "architecture": _valid(architecture) if has_language else None,
+        "language": _core.supported_decoders().get(str(architecture)) if has_language else None,
+        "projector": _valid(file.projector_type) or None if has_vision else None,
+        "vision": _core.supported_projectors().get(file.projector_type) if has_vision else None,
         "metadata": {key: _entry(value, *stored[key]) for key, value in file.metadata.items()},
         "tensors": [
             {"name": t["name"], "shape": list(t["shape"]), "type": t["dtype"], "bytes": t["bytes"]}
@@ -67,9 +70,9 @@ def inspect_text(path: PathLike) -> str:
     info = inspect_dict(path)
     family = [_KINDS[info["kind"]]]
     if info["architecture"] is not None:
-        family.append(f"architecture {_printable(str(info['architecture']))}")
+        family.append(f"architecture {_printable(str(info['architecture']))}{_models(info['language'])}")
     if info["projector"] is not None:
-        family.append(f"projector {_printable(info['projector'])}")
+        family.append(f"projector {_printable(info['projector'])}{_models(info['vision'])}")
     shards = f" in {info['shards']} files" if info["shards"] > 1 else ""
     lines = [
         f"{_printable(info['path'])}",
@@ -96,6 +99,10 @@ def inspect_text(path: PathLike) -> str:
             ["", f"{title}: none"] if not found else ["", title, *(f"  {_printable(text)}" for text in found)]
         )
     return "\n".join(lines)
+
+
+def _models(names: str | None) -> str:
+    return "" if names is None else f" ({names})"
 
 
 def merge(
@@ -248,7 +255,7 @@ def _unsupported(file: _core.GgufFile) -> list[str]:
     if file.kind == "ollama":
         found.append("Ollama's single-file dialect: get the release with a separate mmproj file")
     architecture = file.metadata.get("general.architecture")
-    if file.kind != "projector" and architecture not in _core.supported_decoders():
+    if file.kind != "projector" and str(architecture) not in _core.supported_decoders():
         found.append(f"language model architecture {architecture!r}")
     if file.kind in ("projector", "combined") and file.projector_type not in _core.supported_projectors():
         found.append(f"projector type {file.projector_type!r}")

@@ -266,13 +266,13 @@ def smart_resize(width: typing.SupportsInt | typing.SupportsIndex, height: typin
     """
     (width, height) that a picture is scaled to: multiples of factor, an area within the limits. With several frames the limits are those of all together.
     """
-def supported_decoders() -> list[str]:
+def supported_decoders() -> dict:
     """
-    Names of the language model architectures (general.architecture) that this version runs.
+    The values of general.architecture that this version runs, and the models that they stand for.
     """
-def supported_projectors() -> list[str]:
+def supported_projectors() -> dict:
     """
-    The values of clip.projector_type that can be loaded.
+    The values of clip.projector_type that can be loaded, and the families that they stand for.
     """
 def window_order(cells_across: typing.SupportsInt | typing.SupportsIndex, cells_down: typing.SupportsInt | typing.SupportsIndex, window: typing.SupportsInt | typing.SupportsIndex) -> tuple[list[int], list[int]]:
     """
