@@ -7,18 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import CASES, FAMILIES, Golden, load_golden, run, widen
+from conftest import CASES, Golden, load_golden, run, widen
 
 from trimtok_cpp import Model, Pruning, _core, gguf_tools
 from trimtok_cpp.images import load_image
 
 TOLERANCE = 1e-3  # of the largest |logit|, see the fixtures' README
 TOWER_TOLERANCE = 1e-4  # of the largest |value|
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def golden(request: pytest.FixtureRequest, fixtures: Path) -> Golden:
-    return load_golden(fixtures / request.param)
 
 
 def all_logits(model: Model, rows: np.ndarray, plan: dict[str, Any], chunk: int = 512) -> np.ndarray:
