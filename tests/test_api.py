@@ -152,6 +152,9 @@ def test_info(golden: Golden) -> None:
     assert (info["lm_path"], info["mmproj_path"]) == (golden.lm, golden.mmproj)
     assert info["n_embd"] == golden.data["config"]["n_embd"]
     assert "special_texts" not in info
+    if golden.data["config"].get("head_dim", 16) == 32:
+        assert Model(golden.lm, kv_dtype="q8_0").info()["kv_dtype"] == "Q8_0"
+        return
     with pytest.raises(UnsupportedError, match=r"q8_0.*32"):  # its blocks do not fit heads of 16
         Model(golden.lm, kv_dtype="q8_0")
 

@@ -32,7 +32,7 @@ struct RopeFrequencies {
   std::vector<double> radians;  // [R/2], angle of pair k per unit of position, scaling included
   double magnitude = 1.0;
   // M-RoPE: the component of the position that turns pair k; empty: positions have one component.
-  std::vector<int32_t> axes;  // [R/2], each in [0, kMropeAxes)
+  std::vector<int32_t> axes = {};  // [R/2], each in [0, kMropeAxes)
 };
 inline constexpr int32_t kMropeAxes = 3;  // t, h, w
 
