@@ -105,6 +105,8 @@ class LlamaCpp:
         bitmap = mtmd_cpp.mtmd_bitmap_init(width, height, pointer)
         text = mtmd_cpp.mtmd_input_text()
         text.text = mtmd_cpp.mtmd_default_marker()
+        if hasattr(text, "text_len"):  # newer versions take a length
+            text.text_len = len(text.text)
         text.add_special = False
         text.parse_special = True
         chunks = mtmd_cpp.mtmd_input_chunks_init()
