@@ -1,16 +1,17 @@
-"""Looks at two pictures and answers a question about them, with a model made on the spot.
+"""Looks at six pictures, keeps a fifth of their visual tokens and answers a question about them.
 
     python examples/quickstart.py
 
-The model is small and its weights are random, so that nothing has to be downloaded: what it says means
-nothing, everything else (files, pictures, prompt, speed, memory) is real. Give a model of your own with
---model llava.gguf.
+The model is made on the spot, small and with random weights, so that nothing has to be downloaded: what it
+says means nothing, everything else (files, pictures, pruning, prompt, speed, memory) is real. Give a model of
+your own with --model llava.gguf.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -20,18 +21,42 @@ import trimtok_cpp
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import make_model
 
+SKY, GRASS, BALL, HOUSE, ROOF, SUN = "#c8dcf0", "#6ea05a", "#c83c32", "#e6d7b4", "#8c5046", "#fad25a"
+
 
 def draw_pictures(folder: Path) -> list[Path]:
-    """Two pictures that differ in one thing: the ball has moved."""
+    """A ball rolls past a house, in five frames; the sixth is another picture altogether."""
     paths = []
-    for name, x in (("before.png", 60), ("after.png", 220)):
-        picture = Image.new("RGB", (320, 240), (200, 220, 240))
+    for index in range(5):
+        picture = Image.new("RGB", (336, 336), SKY)
         draw = ImageDraw.Draw(picture)
-        draw.rectangle((0, 180, 320, 240), fill=(110, 160, 90))
-        draw.ellipse((x, 130, x + 60, 190), fill=(200, 60, 50))
-        picture.save(folder / name)
-        paths.append(folder / name)
+        draw.rectangle((0, 230, 336, 336), fill=GRASS)
+        draw.ellipse((250, 20, 310, 80), fill=SUN)
+        draw.rectangle((120, 140, 230, 240), fill=HOUSE)
+        draw.polygon([(105, 140), (175, 85), (245, 140)], fill=ROOF)
+        draw.ellipse((10 + 60 * index, 235, 70 + 60 * index, 295), fill=BALL)
+        paths.append(folder / f"frame_{index}.png")
+        picture.save(paths[-1])
+    picture = Image.new("RGB", (336, 336), "#26304a")
+    draw = ImageDraw.Draw(picture)
+    for k in range(40):
+        x, y = 37 * k % 320, 61 * k % 300
+        draw.ellipse((x, y, x + 4 + k % 5, y + 4 + k % 5), fill="#f0f0dc")
+    draw.ellipse((200, 40, 280, 120), fill="#e8e8d0")
+    paths.append(folder / "night.png")
+    picture.save(paths[-1])
     return paths
+
+
+def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
+    gap = 8
+    width = sum(picture.width + gap for picture in pictures) - gap
+    sheet = Image.new("RGB", (width, max(picture.height for picture in pictures)), "white")
+    x = 0
+    for picture in pictures:
+        sheet.paste(picture, (x, 0))
+        x += picture.width + gap
+    return sheet
 
 
 def main() -> None:
@@ -41,6 +66,7 @@ def main() -> None:
         "--out", type=Path, default=Path("models"), help="where the demo model and pictures go"
     )
     parser.add_argument("--question", default="What changed between these pictures?")
+    parser.add_argument("--keep", type=float, default=0.2, help="share of visual tokens to keep, in (0, 1]")
     args = parser.parse_args()
 
     args.out.mkdir(parents=True, exist_ok=True)
@@ -51,13 +77,17 @@ def main() -> None:
     pictures = draw_pictures(args.out)
 
     model = trimtok_cpp.Model(path)
-    stream = model.generate(pictures, args.question, max_tokens=32, stream=True)
+    stream = model.generate(pictures, args.question, max_tokens=32, pruning=args.keep, stream=True)
     print(f"\n{args.question}\n> ", end="")
     for piece in stream:
         print(piece, end="", flush=True)
-    print("\n")
-    print(stream.result.usage)
-    print(stream.result.timings)
+    result = stream.result
+    print(f"\n\n{result.usage}\n{result.timings}")
+    if result.pruning is not None:
+        print(f"\n{result.pruning.summary()}")
+        kept = args.out / "kept.png"
+        side_by_side(result.pruning.overlays()).save(kept)
+        print(f"\n{kept} shows what the language model read: bright cells stayed, dim ones went")
 
 
 if __name__ == "__main__":
