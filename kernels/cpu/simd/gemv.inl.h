@@ -4,6 +4,7 @@
 constexpr int kMaxCols = 4;            // rows of x that one pass over the weights serves
 constexpr int64_t kAhead = 4096;       // bytes: hardware prefetchers stop at the page's end
 constexpr int64_t kFloatsInL1 = 8192;  // of x: 32 KiB
+constexpr int kMaxRows = 8;            // rows of weights that one dot product serves
 constexpr int kRowsAtOnce = 32;  // outputs between two epilogues: their weights stay in L2 for the next pass
 
 struct GemvJob {
@@ -19,6 +20,7 @@ struct GemvJob {
 // One call of a dot product: n elements of a row of w with those of some rows of x.
 struct Dot {
   const void* w;
+  int64_t w_stride;  // bytes between rows
   int64_t n;
   const float* x;     // first element and first row
   const float* sums;  // of its groups
@@ -83,55 +85,69 @@ void dot_blocks(const Dot& dot, float* out) {
   }
 }
 
-template <class D, int kCols>
+// Rows of a dense matrix that are read side by side: as many streams keep memory busy, and each sum is one
+// chain, so that a row's result does not depend on its neighbours.
+template <int kCols>
+constexpr int kDenseRows = kCols == 1   ? 8
+                           : kCols == 2 ? 4
+                                        : 2;
+
+// out[r * kMaxCols + c] = (row r of w) . x[c]; rows lie w_stride bytes apart.
+template <class D, int kCols, int kRows>
 void dot_dense(const Dot& dot, float* out) {
-  constexpr int kAcc = kCols == 1 ? 4 : 2;
-  const auto* p = static_cast<const typename D::Element*>(dot.w);
+  using Element = typename D::Element;
   const int64_t n = dot.n;
   const float* x = dot.x;
-  Vf acc[kCols][kAcc];
+  const Element* rows[kRows];
+  Vf acc[kRows][kCols];
   TT_UNROLL
-  for (int c = 0; c < kCols; ++c) {
-    for (int i = 0; i < kAcc; ++i) acc[c][i] = vzero();
+  for (int r = 0; r < kRows; ++r) {
+    rows[r] = reinterpret_cast<const Element*>(static_cast<const char*>(dot.w) + r * dot.w_stride);
+    for (int c = 0; c < kCols; ++c) acc[r][c] = vzero();
   }
   int64_t k = 0;
-  for (; k + kAcc * kLanes <= n; k += kAcc * kLanes) {
+  for (; k + kLanes <= n; k += kLanes) {
     TT_UNROLL
-    for (int64_t i = 0; i < kAcc * kLanes * static_cast<int64_t>(sizeof(p[0])); i += 64) {
-      prefetch(p + k, dot.ahead + i);
-    }
-    TT_UNROLL
-    for (int i = 0; i < kAcc; ++i) {
-      const Vf v = D::load(p + k + i * kLanes);
+    for (int r = 0; r < kRows; ++r) {
+      const Vf v = D::load(rows[r] + k);
       TT_UNROLL
-      for (int c = 0; c < kCols; ++c) {
-        acc[c][i] = vfma(v, vload(x + c * dot.x_stride + k + i * kLanes), acc[c][i]);
-      }
+      for (int c = 0; c < kCols; ++c) acc[r][c] = vfma(v, vload(x + c * dot.x_stride + k), acc[r][c]);
     }
   }
-  for (; k < n; k += kLanes) {
-    const Vf v = n - k >= kLanes ? D::load(p + k) : D::load_n(p + k, n - k);
-    for (int c = 0; c < kCols; ++c) acc[c][0] = vfma(v, vload(x + c * dot.x_stride + k), acc[c][0]);
-  }
-  for (int c = 0; c < kCols; ++c) {
-    Vf v = acc[c][0];
-    for (int i = 1; i < kAcc; ++i) v = vadd(v, acc[c][i]);
-    out[c] = vreduce_add(v);
+  for (int r = 0; r < kRows; ++r) {
+    for (int c = 0; c < kCols; ++c) {
+      if (k < n) acc[r][c] = vfma(D::load_n(rows[r] + k, n - k), vload(x + c * dot.x_stride + k), acc[r][c]);
+      out[r * kMaxCols + c] = vreduce_add(acc[r][c]);
+    }
   }
 }
 
 using DotFn = void (*)(const Dot& dot, float* out);
 
-struct GemvKernel {
-  DotFn dot[kMaxCols];  // by number of columns - 1
-  int group;            // as in GemvJob
+// By number of columns - 1: a dot product of one row, and one of `rows` rows at once.
+struct ColumnsKernel {
+  DotFn one;
+  DotFn many;
+  int rows;
 };
 
+struct GemvKernel {
+  ColumnsKernel columns[kMaxCols];
+  int group;  // as in GemvJob
+};
+
+template <class Q, int kCols>
+constexpr ColumnsKernel kBlockColumns = {dot_blocks<Q, kCols>, dot_blocks<Q, kCols>, 1};
 template <class Q>
-constexpr GemvKernel kBlockGemv = {{dot_blocks<Q, 1>, dot_blocks<Q, 2>, dot_blocks<Q, 3>, dot_blocks<Q, 4>},
-                                   Q::kHasMin ? Q::kGroup : 0};
+constexpr GemvKernel kBlockGemv = {
+    {kBlockColumns<Q, 1>, kBlockColumns<Q, 2>, kBlockColumns<Q, 3>, kBlockColumns<Q, 4>},
+    Q::kHasMin ? Q::kGroup : 0};
+template <class D, int kCols>
+constexpr ColumnsKernel kDenseColumns = {dot_dense<D, kCols, 1>, dot_dense<D, kCols, kDenseRows<kCols>>,
+                                         kDenseRows<kCols>};
 template <class D>
-constexpr GemvKernel kDenseGemv = {{dot_dense<D, 1>, dot_dense<D, 2>, dot_dense<D, 3>, dot_dense<D, 4>}, 0};
+constexpr GemvKernel kDenseGemv = {
+    {kDenseColumns<D, 1>, kDenseColumns<D, 2>, kDenseColumns<D, 3>, kDenseColumns<D, 4>}, 0};
 
 const GemvKernel& gemv_kernel(Dtype dtype) {
   switch (dtype) {
@@ -153,25 +169,30 @@ const GemvKernel& gemv_kernel(Dtype dtype) {
 void dot_rows(const GemvJob& job, int64_t n, int64_t rows, int64_t col, int64_t cols,
               float (&sums)[kMaxCols][kRowsAtOnce]) {
   const ConstMatrix& w = job.args->w;
-  const GemvKernel& kernel = gemv_kernel(w.dtype);
+  const ColumnsKernel& kernel = gemv_kernel(w.dtype).columns[cols - 1];
   const int64_t pieces = ceil_div(imax(1, w.cols), kFloatsInL1 / cols);
   const int64_t piece = round_up(ceil_div(imax(1, w.cols), pieces), kSuper);
   const int64_t piece_bytes = row_bytes(w.dtype, kSuper) * (piece / kSuper);
   for (int64_t k = 0; k == 0 || k < w.cols; k += piece) {
     Dot dot;
     dot.n = imin(piece, w.cols - k);
+    dot.w_stride = w.cols == 0 ? 0 : w.stride;
     dot.x = job.x + col * job.x_stride + k;
     dot.sums = job.group == 0 ? nullptr : job.sums + col * job.sum_stride + k / job.group;
     dot.x_stride = job.x_stride;
     dot.sum_stride = job.sum_stride;
     dot.ahead = pieces == 1 ? kAhead : ceil_div(kAhead, piece_bytes) * w.stride;
-    for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t r = 0; r < rows;) {
       // Without columns there may be no data: nothing is read, and no address is computed either.
       dot.w = w.cols == 0 ? nullptr
                           : static_cast<const char*>(w.data) + (n + r) * w.stride + k / piece * piece_bytes;
-      float dots[kMaxCols];
-      kernel.dot[cols - 1](dot, dots);
-      for (int64_t c = 0; c < cols; ++c) sums[c][r] = k == 0 ? dots[c] : sums[c][r] + dots[c];
+      const bool whole = rows - r >= kernel.rows;
+      const int64_t taken = whole ? kernel.rows : 1;
+      float dots[kMaxRows][kMaxCols];
+      (whole ? kernel.many : kernel.one)(dot, dots[0]);
+      for (int64_t i = 0; i < taken; ++i, ++r) {
+        for (int64_t c = 0; c < cols; ++c) sums[c][r] = k == 0 ? dots[i][c] : sums[c][r] + dots[i][c];
+      }
     }
   }
 }
