@@ -171,11 +171,13 @@ def test_stream_is_decode(name: str, real: Any) -> None:
     def check(tokens: list[int]) -> None:
         stream = _core.StreamDecoder(tokenizer)
         reference = codecs.getincrementaldecoder("utf-8")("replace")
-        text = ""
+        text = expected = ""
         for i in tokens:
-            part = stream.push(i)  # a str: the binding refuses broken UTF-8
-            assert part == reference.decode(tokenizer.piece(i))
-            text += part
+            text += stream.push(i)  # a str: the binding refuses broken UTF-8
+            expected += reference.decode(tokenizer.piece(i))
+            # CPython waits for a third byte after ED A0, although no character can come of it.
+            assert text.startswith(expected)
+            assert text[len(expected) :] in ("", "\ufffd\ufffd")
         text += stream.finish()
         assert text == b"".join(tokenizer.piece(i) for i in tokens).decode("utf-8", "replace")
         whole = tokenizer.decode(tokens)
