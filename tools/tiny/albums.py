@@ -313,7 +313,9 @@ class Asker:
         pair = self._pick(totals[total])
         answer, text = str(total), f"How many times is there a {name(pair)}?"
         choices = self._choices(answer, [str(c) for c in range(MAX_COUNT + 1)])
-        clues = [self._cells(k, pair) for k in self.where.get(pair, [])]
+        # The last of them: its rows know how many there were before.
+        clues = [self._cells(k, pair) for k in self.where.get(pair, [])[-1:]]
+        clues = [(k, cells[-1:]) for k, cells in clues]
         return Question("", text, answer, choices, clues=clues)
 
     def _change_pair(self, wanted: str) -> int:
@@ -354,9 +356,9 @@ class Asker:
         a, b = (self.alone[i] for i in self.rng.choice(len(self.alone), 2, replace=False))
         if self.where[a][0] == self.where[b][0]:
             return None
-        answer = name(a if self.where[a][0] < self.where[b][0] else b)
-        text = f"Which is seen first, a {name(a)} or a {name(b)}?"
-        clues = [self._cells(self.where[pair][0], pair) for pair in (a, b)]
+        early = a if self.where[a][0] < self.where[b][0] else b
+        answer, text = name(early), f"Which is seen first, a {name(a)} or a {name(b)}?"
+        clues = [self._cells(self.where[early][0], early)]
         return Question("", text, answer, implied=(name(a), name(b)), clues=clues)
 
     def _attribute(self) -> Question | None:

@@ -81,7 +81,7 @@ class Batch:
     asked: torch.Tensor  # [b, questions, length]
     target: torch.Tensor  # [b, questions, length], -100 where nothing is learnt
     task: Array  # [b, questions] index into TASK_NAMES
-    aux: torch.Tensor  # [b, kept, 4]
+    aux: torch.Tensor  # [b, kept, len(AUX)]
     clues: torch.Tensor  # [b, questions, kept] rows that tell the answer
     questions: list[list[al.Question]]
     albums: list[al.Album]
@@ -206,7 +206,7 @@ def _aux(pool: Pool, albums: list[al.Album], pictures: Array, kept: Array) -> Ar
     b, n = pictures.shape
     image, spot = kept // sc.N_PATCHES, kept % sc.N_PATCHES
     cell = sc.patch_cells()[spot]
-    out = np.zeros((b, kept.shape[1], 6), np.int64)
+    out = np.zeros((b, kept.shape[1], 8), np.int64)
     out[..., 0] = image + albums[0].first
     thing = pool.thing[np.take_along_axis(pictures, image, 1), spot]
     key = (np.arange(b)[:, None] * n + image) * 16 + thing
@@ -223,5 +223,14 @@ def _aux(pool: Pool, albums: list[al.Album], pictures: Array, kept: Array) -> Ar
     mine = code[who, image, cell]
     match = code[who, before] == mine[..., None]  # [b, kept, 9]
     known = (image > 0) & (mine > 0) & (match.sum(-1) == 1)
-    out[..., 5] = np.where(known, match.argmax(-1) + 1, 0)
+    source = match.argmax(-1)
+    out[..., 5] = np.where(known, source + 1, 0)
+    down, across = cell // 3 - source // 3, cell % 3 - source % 3
+    straight = np.where(across == 0, np.where(down < 0, 1, 2), np.where(across < 0, 3, 4))
+    came = np.where((down != 0) & (across != 0), 5, straight)
+    out[..., 6] = np.where(known & (source != cell), came, 0)
+    flat = code.reshape(b, -1)
+    alike = (flat[:, :, None] == flat[:, None, :]) & np.tri(flat.shape[1], dtype=bool)
+    place = image * sc.N_CELLS + cell
+    out[..., 7] = np.where(mine > 0, np.minimum(alike.sum(-1)[who, place], 6), 0)
     return out

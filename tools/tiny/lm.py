@@ -154,8 +154,10 @@ class Lm(nn.Module):
 
 
 # What rows have to tell: number of the image; whether they are the first of their object; own cell; shape and
-# colour that the picture before has in this cell; cell where the picture before has this object. 0: nothing.
-AUX = (33, 3, 9, 9, 9, 10)
+# colour that the picture before has in this cell; cell where the picture before has this object; which way the
+# object came from there (up, down, left, right, aslant); the how manyeth of its kind in the album the object is
+# (6: more than 5). 0: nothing.
+AUX = (33, 3, 9, 9, 9, 10, 6, 7)
 
 
 class AuxHeads(nn.Module):

@@ -83,7 +83,16 @@ def gaze_loss(model: Lm, batch: Batch) -> Tensor:
 
 
 # Ground and what stays the same are most rows.
-AUX_WEIGHTS = ((), (0.1, 1.0, 1.0), (), (0.1, *[1.0] * 8), (0.1, *[1.0] * 8), (0.03, *[1.0] * 9))
+AUX_WEIGHTS = (
+    (),
+    (0.1, 1.0, 1.0),
+    (),
+    (0.1, *[1.0] * 8),
+    (0.1, *[1.0] * 8),
+    (0.03, *[1.0] * 9),
+    (0.03, *[1.0] * 5),
+    (0.1, *[1.0] * 6),
+)
 
 
 def aux_loss(heads: AuxHeads, middle: Tensor, batch: Batch) -> Tensor:
