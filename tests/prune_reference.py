@@ -337,9 +337,9 @@ def select(
     d_inter: str = "centroid",
     align: str = "cosine",
     alpha: float | None = None,
-    pool: float = 1.5,
+    pool: float = 1.1,
     pareto_weight: float = 0.5,
-    inter_weight: float = 1.0,
+    inter_weight: float = 0.5,
     grids: Sequence[tuple[int, int]] | None = None,
     **unused: Any,
 ) -> Selection:

@@ -72,9 +72,9 @@ class Pruning:
     align: str = "cosine"
     positions: str = "auto"
     alpha: float | None = None
-    pool: float = 1.5
+    pool: float = 1.1
     pareto_weight: float = 0.5
-    inter_weight: float = 1.0
+    inter_weight: float = 0.5
     seed: int = 0
     kv_memory_mb: int | None = None
 

@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument(
         "--groups", default="", help="main, downsampled or ablations, with commas; default: all"
     )
+    parser.add_argument("--numbers", default="", help="of images, with commas; default: all")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--docs", type=Path, help="where the report goes; default: docs, for all of the test")
@@ -46,11 +47,13 @@ def main() -> None:
     model = Model(args.model, n_threads=args.threads)
     image_size = model.info()["vision"]["image_size"]
     wanted = set(filter(None, args.groups.split(",")))
+    numbers = set(map(int, filter(None, args.numbers.split(",")))) or set(grids.NUMBERS)
     for run in grids.runs(image_size):
         kind = run.group if run.group in ("main", "downsampled") else "ablations"
-        if wanted and kind not in wanted:
+        if (wanted and kind not in wanted) or run.n not in numbers:
             continue
-        questions = read_all([str(tasks / f"n{run.n:02d}.jsonl")], args.limit)
+        limit = run.limit if args.limit is None else args.limit
+        questions = read_all([str(tasks / f"n{run.n:02d}.jsonl")], limit)
         settings = Settings(max_tokens=8, max_side=run.max_side, pruning=run.pruning, about=about(model))
         path = run.results(folder)
         start = time.monotonic()
@@ -60,7 +63,7 @@ def main() -> None:
         print(f"{path.name}: {len(records)} answers, {time.monotonic() - start:.0f} s", flush=True)
         if failed:
             sys.exit(f"{len(failed)} answers failed, the first with: {failed[0].error}")
-    whole = args.split == "test" and args.limit is None and not wanted
+    whole = args.split == "test" and args.limit is None and not wanted and len(numbers) == len(grids.NUMBERS)
     docs = args.docs or (report.ROOT / "docs" if whole else None)
     if docs is not None:
         report.write(folder, image_size, docs)
