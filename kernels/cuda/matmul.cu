@@ -1,0 +1,15 @@
+// matmul: checks, and the choice of kernel that matmul.cuh states.
+#include "kernels/cuda/matmul.cuh"
+
+namespace trimtok::cuda {
+
+Status matmul(const ExecContext& ctx, const MatmulArgs& a) {
+  if (const Status s = check_matmul_shapes(a); s != Status::kOk) return s;
+  if (a.out.rows == 0 || a.out.cols == 0) return Status::kOk;
+  if (a.x.rows <= kVecRows || a.x.cols == 0) return matvec(ctx, a);
+  if (a.w.dtype == Dtype::kF32) return gemm_f32(ctx, a);
+  const bool dense = a.w.dtype == Dtype::kF16 || a.w.dtype == Dtype::kBF16;
+  return dense || blocks_aligned(a.w) ? gemm_mma(ctx, a) : matvec(ctx, a);
+}
+
+}  // namespace trimtok::cuda
