@@ -105,6 +105,12 @@ const char* isa_name(Isa isa) {
       return "avx2";
     case Isa::kAvx512:
       return "avx512";
+    case Isa::kCuda:
+      return "cuda";
+    case Isa::kCudaHost:
+      return "cuda_host";
+    case Isa::kNone:
+      return "none";
   }
   return "unknown";
 }

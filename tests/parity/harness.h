@@ -14,6 +14,17 @@
 
 namespace trimtok::parity {
 
+// The tables of the CPU, then the CUDA table: compiled by nvcc (and a GPU is there), or executed on the host.
+inline constexpr int32_t kNumTables = static_cast<int32_t>(Isa::kNone);
+const KernelTable* find_table(Isa isa);
+inline bool on_device(const KernelTable& table) {
+  return table.isa == Isa::kCuda || table.isa == Isa::kCudaHost;
+}
+// Waits for a device's work, so that the host may look at results; kOk on the CPU.
+Status finish(const KernelTable& table);
+// Run 1, 2, 3 of a case on the host execution layer: in forward, reverse and random order. Elsewhere nothing.
+void set_run_order(const KernelTable& table, int32_t run);
+
 // splitmix64: the same numbers on every platform and standard library.
 class Rng {
  public:

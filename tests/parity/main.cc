@@ -27,8 +27,8 @@ void on_fault(int) {
 int usage() {
   std::fprintf(
       stderr,
-      "usage: trimtok_parity [--isa ref|neon|avx2|avx512] [--op NAME] [--seed N] [--quick] [--list]\n"
-      "                      [--plant tail|guard|threads|half] [--bench [--threads N]]\n");
+      "usage: trimtok_parity [--isa ref|neon|avx2|avx512|cuda|cuda_host] [--op NAME] [--seed N] [--quick]\n"
+      "                      [--list] [--plant tail|guard|threads|half] [--bench [--threads N]]\n");
   return 2;
 }
 
@@ -61,7 +61,7 @@ bool parse(int argc, char** argv, Options* options) {
   bool known_isa = options->isa.empty();
   for (int32_t i = 0; i < static_cast<int32_t>(Op::kCount); ++i)
     known_op |= options->op == op_name(static_cast<Op>(i));
-  for (int32_t i = 0; i < kNumIsas; ++i) known_isa |= options->isa == isa_name(static_cast<Isa>(i));
+  for (int32_t i = 0; i < kNumTables; ++i) known_isa |= options->isa == isa_name(static_cast<Isa>(i));
   return known_op && known_isa && options->threads >= 1;
 }
 
@@ -106,9 +106,9 @@ Totals check_table(const KernelTable& table, const Options& options) {
 }
 
 void list_tables() {
-  for (int32_t i = 0; i < kNumIsas; ++i) {
+  for (int32_t i = 0; i < kNumTables; ++i) {
     const auto isa = static_cast<Isa>(i);
-    const KernelTable* table = cpu_table(isa);
+    const KernelTable* table = find_table(isa);
     std::printf("%s %s\n", isa_name(isa), table == nullptr ? "unavailable" : "available");
     for (int32_t op = 0; table != nullptr && op < static_cast<int32_t>(Op::kCount); ++op) {
       std::printf("  %s served_by=%s\n", op_name(static_cast<Op>(op)), isa_name(table->served_by[op]));
@@ -124,10 +124,10 @@ int run(const Options& options) {
   Totals totals;
   int32_t tables = 0;
   int32_t skipped = 0;
-  for (int32_t i = 0; i < kNumIsas; ++i) {
+  for (int32_t i = 0; i < kNumTables; ++i) {
     const auto isa = static_cast<Isa>(i);
     if (!options.isa.empty() && options.isa != isa_name(isa)) continue;
-    const KernelTable* table = cpu_table(isa);
+    const KernelTable* table = find_table(isa);
     if (table == nullptr) {
       std::printf("SKIP %s: this build or this machine has no such table\n", isa_name(isa));
       ++skipped;

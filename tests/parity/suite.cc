@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "harness.h"
+#include "trimtok/device.h"
 #include "trimtok/quant_blocks.h"
 
 namespace trimtok::parity {
@@ -129,9 +130,13 @@ void Suite::compare_runs(const Tensor& out, const Run& ref, const Run& run, cons
     const Execution execution(mode, threads, rng_.next());
     const Tensor other = out.clone();
     const Tensor& actual = threads == 1 ? first : other;
-    run_name_ = "threads=" + std::to_string(threads);
-    if (const Status s = run(execution.context(), actual.matrix()); s != Status::kOk) {
-      fail_case("status %d", static_cast<int>(s));
+    run_name_ = (on_device(table_) ? "run=" : "threads=") + std::to_string(threads);
+    set_run_order(table_, threads);
+    Status s = run(execution.context(), actual.matrix());
+    if (s == Status::kOk) s = finish(table_);
+    if (s != Status::kOk) {
+      fail_case("status %d%s%s", static_cast<int>(s), on_device(table_) ? ", " : "",
+                on_device(table_) ? cuda::last_error() : "");
       return;
     }
     if (const auto at = actual.first_stray_write(out)) {
@@ -139,7 +144,10 @@ void Suite::compare_runs(const Tensor& out, const Run& ref, const Run& run, cons
     }
     if (!execution.scratch_intact()) fail_case("wrote beyond its scratch");
     if (!check_output(expected, actual, tolerance, nan_expected)) return;
-    if (!actual.same_bytes(first)) fail_case("the result differs from that of one thread");
+    if (!actual.same_bytes(first)) {
+      fail_case(on_device(table_) ? "the result differs between two runs"
+                                  : "the result differs from that of one thread");
+    }
   }
 
   run_name_ = "no scratch";

@@ -5,6 +5,12 @@
 // Matrices are f32 unless the contract says otherwise; "any" is every kWeight dtype of dtypes.def.
 // T == 0 and S == 0 are legal and do nothing (an attention row that sees no key becomes zeros).
 // Output may alias an input only where the contract says so.
+//
+// On a device (the CUDA table) every pointer in these structs points to device memory: matrices, vectors,
+// ids, begin, end, slot, total, done. One exception: `problems` is an array on the host, read before the call
+// returns; the pointers inside it are the device's. The host cannot look into device arrays before a launch,
+// so a number in them that breaks the contract is not kBadArgument there: the rows that it concerns become
+// NaN (picks: -1), and nothing is read or written outside the matrices.
 #pragma once
 
 #include "trimtok/view.h"

@@ -15,14 +15,25 @@ struct ExecContext {
   void* pool = nullptr;
   int32_t n_threads = 1;
 
-  // 64-byte aligned scratch that stays valid until the op returns; nullptr when memory is short.
+  // 64-byte aligned scratch that stays valid until the op returns; nullptr when memory is short. An op asks
+  // at most once. On a device: device memory, 256-byte aligned, valid for the work that the op has put on
+  // `stream`; the next op on that stream may be given the same memory.
   void* (*scratch)(void* owner, size_t bytes) = nullptr;
   void* scratch_owner = nullptr;
+
+  // On a device: the cudaStream_t that an op puts its work on; nullptr is the default stream. Ops return
+  // before the work is done and never wait for it. A failure to launch is the op's Status, with the text in
+  // cuda::last_error(); a failure while a kernel runs shows up in a later op or in cuda::synchronize().
+  // `parallel` and `n_threads` are not used there.
+  void* stream = nullptr;
 };
 
-enum class Isa : int32_t { kRef, kNeon, kAvx2, kAvx512 };
-inline constexpr int32_t kNumIsas = 4;
-const char* isa_name(Isa isa);  // "ref", "neon", "avx2", "avx512": the spelling of TRIMTOK_CPU_ISA
+// Whose body an op runs. kCuda: compiled by nvcc. kCudaHost: the same sources compiled as C++ and run on the
+// host by kernels/cuda_host. kNone: the table has no body and says so when called.
+enum class Isa : int32_t { kRef, kNeon, kAvx2, kAvx512, kCuda, kCudaHost, kNone };
+inline constexpr int32_t kNumIsas = 4;  // those of the CPU, the first in Isa
+// "ref", "neon", "avx2", "avx512" (the spelling of TRIMTOK_CPU_ISA), "cuda", "cuda_host", "none".
+const char* isa_name(Isa isa);
 
 enum class Op : int32_t {
 #define TT_OP(name, Args) k_##name,
@@ -46,7 +57,8 @@ struct KernelTable {
 const KernelTable* cpu_table(Isa isa);
 // The highest ISA that this machine runs.
 Isa best_cpu_isa();
-// nullptr in a build without CUDA; *reason says why either way.
+// nullptr in a build without CUDA; *reason says why either way. An op of ops.def without a CUDA body answers
+// kUnimplemented and is served_by kNone: there is no detour over the CPU.
 const KernelTable* cuda_table(const char** reason);
 
 // The reference bodies: complete, plain loops, double accumulators, never tuned.
