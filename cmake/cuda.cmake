@@ -1,8 +1,16 @@
 # The CUDA table, in one of three forms: absent (stubs that say so), compiled by nvcc (TRIMTOK_CUDA), or the
 # same sources as C++ over kernels/cuda_host (TRIMTOK_CUDA_HOST), which needs NVIDIA's headers but no GPU.
 set(TT_CUDA_SOURCES
-  cuda/add.cu
+  cuda/convert.cu
   cuda/device.cu
+  cuda/gemm_f32.cu
+  cuda/gram.cu
+  cuda/greedy.cu
+  cuda/matmul.cu
+  cuda/matvec.cu
+  cuda/matvec_dense.cu
+  cuda/prune_rows.cu
+  cuda/rows.cu
 )
 # nvcc 13 knows no older one. The last is also kept as PTX, for GPUs to come.
 set(TT_CUDA_ARCHITECTURES 75-real 80-real 86-real 89-real 90-real 120)

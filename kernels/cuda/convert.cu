@@ -9,24 +9,38 @@ constexpr unsigned kThreads = 256;
 
 // ---- gather_rows ----
 
+// Units of work of row blockIdx.x: first, and from one to the next.
+__device__ __forceinline__ int64_t first_unit() {
+  return static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x;
+}
+__device__ __forceinline__ int64_t unit_step() {
+  return static_cast<int64_t>(gridDim.y) * blockDim.x;
+}
+
+// Whether row t's id names a row of the table; if not, this block's part of the row becomes NaN.
+__device__ __forceinline__ bool id_in_table(const GatherRowsArgs& a, int64_t t) {
+  if (a.ids[t] >= 0 && a.ids[t] < a.table.rows) return true;
+  for (int64_t i = first_unit(); i < a.out.cols; i += unit_step()) row_of<float>(a.out, t)[i] = quiet_nan();
+  return false;
+}
+
 // A block owns row blockIdx.x of out, or a piece of it; a thread 32 elements at a time. Reads the stored row
-// once, writes 4 bytes an element. An id outside the table makes a row of NaN.
+// once, writes 4 bytes an element.
 template <Dtype kType>
 __global__ void __launch_bounds__(kThreads) gather_blocks_kernel(GatherRowsArgs a) {
   const int64_t t = blockIdx.x;
-  const int64_t id = a.ids[t];
-  const bool sane = id >= 0 && id < a.table.rows;
+  if (!id_in_table(a, t)) return;
+  const uint8_t* row = row_of<uint8_t>(a.table, a.ids[t]);
   float* out = row_of<float>(a.out, t);
-  for (int64_t g = static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x; g < a.out.cols / 32;
-       g += static_cast<int64_t>(gridDim.y) * blockDim.x) {
+  for (int64_t g = first_unit(); g < a.out.cols / 32; g += unit_step()) {
     Group<kType, false> group;
-    if (sane) group.load(row_of<uint8_t>(a.table, id), g);
+    group.load(row, g);
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       float q[8];
-      if (sane) group.codes(j, q);
+      group.codes(j, q);
 #pragma unroll
-      for (int e = 0; e < 8; ++e) out[32 * g + 8 * j + e] = sane ? group.value(j, q[e]) * a.scale : quiet_nan();
+      for (int e = 0; e < 8; ++e) out[32 * g + 8 * j + e] = group.value(j, q[e]) * a.scale;
     }
   }
 }
@@ -35,14 +49,10 @@ __global__ void __launch_bounds__(kThreads) gather_blocks_kernel(GatherRowsArgs 
 template <Dtype kType>
 __global__ void __launch_bounds__(kThreads) gather_dense_kernel(GatherRowsArgs a) {
   const int64_t t = blockIdx.x;
-  const int64_t id = a.ids[t];
-  const bool sane = id >= 0 && id < a.table.rows;
-  const auto* row = row_of<typename DenseType<kType>::Element>(a.table, sane ? id : 0);
+  if (!id_in_table(a, t)) return;
+  const auto* row = row_of<typename DenseType<kType>::Element>(a.table, a.ids[t]);
   float* out = row_of<float>(a.out, t);
-  for (int64_t i = static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x; i < a.out.cols;
-       i += static_cast<int64_t>(gridDim.y) * blockDim.x) {
-    out[i] = sane ? dense_value(row[i]) * a.scale : quiet_nan();
-  }
+  for (int64_t i = first_unit(); i < a.out.cols; i += unit_step()) out[i] = dense_value(row[i]) * a.scale;
 }
 
 // ---- convert_rows ----
@@ -63,10 +73,7 @@ __global__ void __launch_bounds__(kThreads) convert_dense_kernel(ConvertRowsArgs
   const int64_t t = blockIdx.x;
   const float* x = row_of<float>(a.x, t);
   auto* out = row_of<typename DenseType<kType>::Element>(a.out, t);
-  for (int64_t i = static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x; i < a.x.cols;
-       i += static_cast<int64_t>(gridDim.y) * blockDim.x) {
-    store_as(out + i, x[i]);
-  }
+  for (int64_t i = first_unit(); i < a.x.cols; i += unit_step()) store_as(out + i, x[i]);
 }
 
 // A warp owns one block of 32 at a time, a lane one element: 4 bytes read, 34 / 32 written. The operations

@@ -11,6 +11,8 @@
 // is. Dense types (F32, F16, BF16) have no groups; see dense_value().
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/cuda/device.cuh"
 #include "trimtok/quant_blocks.h"
 
@@ -449,6 +451,16 @@ __device__ __forceinline__ float dense_value(__nv_bfloat16 v) {
   return __bfloat162float(v);
 }
 
+// From the bits of a two-byte element.
+template <typename Element>
+__device__ __forceinline__ float dense_bits(uint32_t bits) {
+  if constexpr (std::is_same_v<Element, __half>) {
+    return half_bits(bits);
+  } else {
+    return f32_from_bf16(static_cast<Bf16Bits>(bits));
+  }
+}
+
 // Eight consecutive elements; 16-byte aligned.
 template <typename Element>
 __device__ __forceinline__ void load_dense8(const Element* p, float (&v)[8]) {
@@ -464,11 +476,13 @@ __device__ __forceinline__ void load_dense8(const Element* p, float (&v)[8]) {
     v[6] = b.z;
     v[7] = b.w;
   } else {
-    const uint4 words = *reinterpret_cast<const uint4*>(p);
-    Element e[8];
-    memcpy(e, &words, sizeof(words));
+    const uint4 q = *reinterpret_cast<const uint4*>(p);
+    const uint32_t w[4] = {q.x, q.y, q.z, q.w};
 #pragma unroll
-    for (int i = 0; i < 8; ++i) v[i] = dense_value(e[i]);
+    for (int i = 0; i < 4; ++i) {
+      v[2 * i] = dense_bits<Element>(w[i] & 0xffffu);
+      v[2 * i + 1] = dense_bits<Element>(w[i] >> 16);
+    }
   }
 }
 

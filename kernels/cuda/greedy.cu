@@ -96,7 +96,7 @@ __device__ Best facility_next(const GreedyProblem& p, const float* best, int t, 
 }
 
 template <bool kShared>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     greedy_kernel(const __grid_constant__ GreedyPickArgs a, const __grid_constant__ Batch batch, int64_t first) {
   GPU_DYN_SHARED(float, shared);
   GPU_SHARED(Slots, slots_array, [1]);

@@ -9,6 +9,7 @@
 #undef __constant__
 #undef __forceinline__
 #undef __launch_bounds__
+#undef __grid_constant__
 #undef __restrict__
 #define __global__
 #define __device__
@@ -16,6 +17,7 @@
 #define __constant__ static
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __restrict__ __restrict
 
 #define threadIdx (::cuda_host::g_thread->index)
