@@ -4,6 +4,10 @@ set(TT_CUDA_SOURCES
   cuda/convert.cu
   cuda/device.cu
   cuda/gemm_f32.cu
+  cuda/gemm_mma.cu
+  cuda/gemm_mma_blocks256.cu
+  cuda/gemm_mma_blocks32.cu
+  cuda/gemm_mma_dense.cu
   cuda/gram.cu
   cuda/greedy.cu
   cuda/matmul.cu

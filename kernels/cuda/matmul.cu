@@ -9,7 +9,7 @@ Status matmul(const ExecContext& ctx, const MatmulArgs& a) {
   if (a.x.rows <= kVecRows || a.x.cols == 0) return matvec(ctx, a);
   if (a.w.dtype == Dtype::kF32) return gemm_f32(ctx, a);
   const bool dense = a.w.dtype == Dtype::kF16 || a.w.dtype == Dtype::kBF16;
-  return dense || blocks_aligned(a.w) ? matvec(ctx, a) : matvec(ctx, a);
+  return dense || blocks_aligned(a.w) ? gemm_mma(ctx, a) : matvec(ctx, a);
 }
 
 }  // namespace trimtok::cuda

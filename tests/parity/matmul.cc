@@ -43,14 +43,22 @@ std::vector<Shape> shapes(int64_t block) {
   return list;
 }
 
-// sum |x| max|w| + |bias| + |residual|: what the error of an f32 evaluation is relative to. The maximum is
-// over the 32 weights that share a scale: a body may sum codes and offset apart, and then errs by the size of
-// the block's weights even where one of them happens to be zero.
-std::vector<double> magnitudes(const Tensor& x, const Tensor& w, const float* bias, const Tensor* residual) {
+// What errors of one output are relative to.
+struct Magnitude {
+  // sum |x| max|w| + |bias| + |residual|: of an f32 evaluation. The maximum is over the 32 weights that share a
+  // scale: a body may sum codes and offset apart, and then errs by the size of the block's weights even where
+  // one of them happens to be zero.
+  double sum;
+  double root;  // sqrt(sum (x w)^2): of inputs that are rounded one by one
+};
+
+std::vector<Magnitude> magnitudes(const Tensor& x, const Tensor& w, const float* bias,
+                                  const Tensor* residual) {
   const int64_t group = dtype_info(w.dtype())->block_elems == 1 ? 1 : 32;
-  std::vector<double> out(static_cast<size_t>(x.rows() * w.rows()));
+  std::vector<Magnitude> out(static_cast<size_t>(x.rows() * w.rows()));
   for (int64_t n = 0; n < w.rows(); ++n) {
     std::vector<float> weights = w.values(n);
+    const std::vector<float> exact_weights = weights;
     for (size_t k = 0; k < weights.size(); k += static_cast<size_t>(group)) {
       float largest = 0.0f;
       for (size_t i = k; i < k + static_cast<size_t>(group); ++i)
@@ -59,12 +67,31 @@ std::vector<double> magnitudes(const Tensor& x, const Tensor& w, const float* bi
     }
     for (int64_t t = 0; t < x.rows(); ++t) {
       double sum = bias == nullptr ? 0.0 : std::fabs(bias[n]);
-      for (int64_t k = 0; k < x.cols(); ++k) sum += std::fabs(x.f32(t)[k] * weights[static_cast<size_t>(k)]);
+      double squares = 0.0;
+      for (int64_t k = 0; k < x.cols(); ++k) {
+        sum += std::fabs(x.f32(t)[k] * weights[static_cast<size_t>(k)]);
+        const double product = static_cast<double>(x.f32(t)[k]) * exact_weights[static_cast<size_t>(k)];
+        squares += product * product;
+      }
       if (residual != nullptr) sum += std::fabs(residual->f32(t)[n]);
-      out[static_cast<size_t>(t * w.rows() + n)] = sum;
+      out[static_cast<size_t>(t * w.rows() + n)] = {sum, std::sqrt(squares)};
     }
   }
   return out;
+}
+
+// What tensor cores may err beyond an f32 evaluation (kernels/cuda/matmul.cuh says which calls they take).
+// Inputs: each rounding errs by up to u and by 0.41 u rms, independently, so a sum errs by at most some six
+// times that of root; u = 2^-11 for f16, once for x and once for w where its type is not F16; 2^-17 for x as
+// two bf16. Sums: every step of 8 columns may cut off 2^-23 of what has been summed so far, always towards
+// zero; that is half of |x| |w| on the way.
+double tensor_core_error(const Suite& s, Dtype dtype, int64_t rows, int64_t depth, const Magnitude& m) {
+  if (!on_device(s.table()) || rows <= 8 || dtype == kF32) return 0.0;
+  const double steps = static_cast<double>((depth + 7) / 8);
+  const double sums = 0.5 * 0x1p-23 * steps * m.sum;
+  if (dtype == Dtype::kBF16 || dtype == Dtype::kMXFP4) return sums + 6.0 * 0.41 * 0x1p-17 * m.root;
+  const double roundings = dtype == Dtype::kF16 ? 1.0 : std::sqrt(2.0);
+  return sums + 6.0 * 0.41 * roundings * 0x1p-11 * m.root;
 }
 
 void fill_input(Tensor& x, Rng& rng, int kind) {
@@ -122,7 +149,8 @@ void check_dtype(Suite& s, Dtype dtype) {
           return args;
         },
         [&](int64_t t, int64_t n, double) {
-          return allowance * magnitude[static_cast<size_t>(t * shape.n + n)];
+          const Magnitude& m = magnitude[static_cast<size_t>(t * shape.n + n)];
+          return allowance * m.sum + tensor_core_error(s, dtype, shape.t, shape.k, m);
         });
   }
 }
