@@ -64,6 +64,14 @@ function(tt_find_cuda_headers)
   endif()
 endfunction()
 
+# The .cu files named after the target are C++ in it.
+function(tt_compile_as_host_cuda target)
+  # CUDA's pragmas (unroll) mean nothing to a C++ compiler.
+  set_source_files_properties(${ARGN} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-xc++;-Wno-unknown-pragmas")
+  target_include_directories(${target} SYSTEM PRIVATE ${TRIMTOK_CUDA_INCLUDE_DIR})
+  target_compile_definitions(${target} PRIVATE TT_CUDA_HOST)
+endfunction()
+
 function(tt_add_cuda_host target)
   tt_find_cuda_headers()
   # The layer itself is never sanitized: see kernels/cuda_host/machine.h.
@@ -82,13 +90,9 @@ function(tt_add_cuda_host target)
     PRIVATE -O2 $<$<CXX_COMPILER_ID:GNU>:-fno-tree-loop-distribute-patterns>
             $<$<CXX_COMPILER_ID:Clang,AppleClang>:-fno-builtin>)
   add_library(tt_cuda OBJECT ${TT_CUDA_SOURCES})
-  set_source_files_properties(${TT_CUDA_SOURCES} PROPERTIES LANGUAGE CXX)
   target_include_directories(tt_cuda PRIVATE include)
-  target_include_directories(tt_cuda SYSTEM PRIVATE ${TRIMTOK_CUDA_INCLUDE_DIR})
   target_link_libraries(tt_cuda PRIVATE tt_options)
-  # A .cu file is C++ here. CUDA's attributes and pragmas mean nothing to a C++ compiler.
-  target_compile_options(tt_cuda PRIVATE -xc++ -Wno-unknown-pragmas)
-  target_compile_definitions(tt_cuda PRIVATE TT_CUDA_HOST)
+  tt_compile_as_host_cuda(tt_cuda ${TT_CUDA_SOURCES})
   target_sources(${target} PRIVATE cuda/table.cc $<TARGET_OBJECTS:tt_cuda> $<TARGET_OBJECTS:tt_cuda_host>)
   target_compile_definitions(${target} PRIVATE TT_CUDA_HOST)
 endfunction()

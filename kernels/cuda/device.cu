@@ -123,6 +123,11 @@ Status release_pinned(void* p) {
   return p == nullptr ? Status::kOk : gpu::check(cudaFreeHost(p));
 }
 
+Status allocate_managed(void** p, size_t bytes) {
+  *p = nullptr;
+  return bytes == 0 ? Status::kOk : gpu::check(cudaMallocManaged(p, bytes, cudaMemAttachGlobal));
+}
+
 Status copy_to_device(void* device, const void* host, size_t bytes, void* stream) {
   if (bytes == 0) return Status::kOk;
   return gpu::check(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, as_stream(stream)));

@@ -142,6 +142,9 @@ cudaError_t cudaFreeHost(void* p) {
   std::free(p);
   return cudaSuccess;
 }
+cudaError_t cudaMallocManaged(void** p, size_t bytes, unsigned) {
+  return cudaMalloc(p, bytes);
+}
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream) {
   return cuda_host::copy(to, from, bytes, kind, stream);

@@ -124,7 +124,7 @@ void bench_weights(Bench& bench, Rng& rng, Dtype dtype) {
   Tensor w(dtype, n, k);
   w.fill_weight(rng);
   const auto weight_bytes = static_cast<double>(n * row_bytes(dtype, k));
-  std::vector<int32_t> ids;
+  Array<int32_t> ids;
   for (int32_t i = 0; i < 64; ++i) ids.push_back(i * 31 % static_cast<int32_t>(n));
   const Tensor gathered(kF32, 64, k);
   bench.row(Op::k_gather_rows, &KernelTable::gather_rows,
@@ -171,8 +171,8 @@ void bench_attention(Bench& bench, Rng& rng, Dtype dtype, int64_t rows, int64_t 
   Tensor k(dtype, keys, kv_heads * head_dim);
   k.fill_weight(rng);
   const Tensor out(kF32, rows, heads * head_dim);
-  const std::vector<int32_t> begin(static_cast<size_t>(rows), 0);
-  const std::vector<int32_t> end(static_cast<size_t>(rows), static_cast<int32_t>(keys));
+  const Array<int32_t> begin(static_cast<size_t>(rows), 0);
+  const Array<int32_t> end(static_cast<size_t>(rows), static_cast<int32_t>(keys));
   const AttentionArgs args{out.matrix(), q.matrix(), k.matrix(), k.matrix(),   heads,     kv_heads,
                            head_dim,     0.125f,     0.0f,       begin.data(), end.data()};
   bench.row(Op::k_attention, &KernelTable::attention, args,

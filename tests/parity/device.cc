@@ -1,6 +1,9 @@
 // What the harness needs to know about devices.
-#include "trimtok/device.h"
+#include <cstdio>
+#include <cstdlib>
+
 #include "harness.h"
+#include "trimtok/device.h"
 
 #if defined(TT_CUDA_HOST)
 #include "kernels/cuda_host/options.h"
@@ -13,6 +16,34 @@ const KernelTable* find_table(Isa isa) {
   const char* reason = nullptr;
   const KernelTable* table = cuda_table(&reason);
   return table != nullptr && table->isa == isa && cuda::device_count(&reason) > 0 ? table : nullptr;
+}
+
+bool visible_is_managed() {
+  static const bool kManaged = find_table(Isa::kCuda) != nullptr;
+  return kManaged;
+}
+
+void* allocate_visible(size_t bytes) {
+  void* p = nullptr;
+  bytes = (bytes + 255) / 256 * 256 + (bytes == 0 ? 256 : 0);
+  if (visible_is_managed()) {
+    (void)cuda::allocate_managed(&p, bytes);
+  } else {
+    p = std::aligned_alloc(256, bytes);
+  }
+  if (p == nullptr) {
+    std::fprintf(stderr, "parity: no memory for %zu bytes\n", bytes);
+    std::exit(3);
+  }
+  return p;
+}
+
+void release_visible(void* p) {
+  if (visible_is_managed()) {
+    (void)cuda::release(p);
+  } else {
+    std::free(p);
+  }
 }
 
 Status finish(const KernelTable& table) {

@@ -4,7 +4,6 @@
 #include <limits>
 
 #include "harness.h"
-#include "tolerance.h"
 
 namespace trimtok::parity {
 namespace {
@@ -134,7 +133,7 @@ void check_dtype(Suite& s, Dtype dtype) {
     const Tensor& out = residual_kind == 2 ? residual : own_out;
     const float* bias_data = biased ? bias.f32(0) : nullptr;
     const auto magnitude = magnitudes(x, w, bias_data, residual_kind == 0 ? nullptr : &residual);
-    const double allowance = tolerance(Op::k_matmul) * (1.0 + 0.5 * std::sqrt(static_cast<double>(shape.k)));
+    const double allowance = s.tolerance() * (1.0 + 0.5 * std::sqrt(static_cast<double>(shape.k)));
     s.compare<MatmulArgs>(
         &KernelTable::matmul, out,
         [&](const Matrix& m) {

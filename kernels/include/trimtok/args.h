@@ -9,8 +9,9 @@
 // On a device (the CUDA table) every pointer in these structs points to device memory: matrices, vectors,
 // ids, begin, end, slot, total, done. One exception: `problems` is an array on the host, read before the call
 // returns; the pointers inside it are the device's. The host cannot look into device arrays before a launch,
-// so a number in them that breaks the contract is not kBadArgument there: the rows that it concerns become
-// NaN (picks: -1), and nothing is read or written outside the matrices.
+// so a number in them that breaks the contract is not kBadArgument there: the output rows that it concerns
+// become NaN, a slot outside gram counts as -1, a done outside [0, count] as count, and nothing is read or
+// written outside the matrices.
 #pragma once
 
 #include "trimtok/view.h"

@@ -34,6 +34,8 @@ Status release(void* p);
 // Page-locked host memory: copies from and to it can overlap with kernels.
 Status allocate_pinned(void** p, size_t bytes);
 Status release_pinned(void* p);
+// Memory that host and device both see at one address (slow to share; for tests). Freed by release().
+Status allocate_managed(void** p, size_t bytes);
 
 // All of these are put on `stream` in order. Host memory must stay as it is until the stream is synchronised.
 Status copy_to_device(void* device, const void* host, size_t bytes, void* stream);

@@ -1,0 +1,131 @@
+"""The CUDA kernels, executed on the host: every op against the reference, and what the layer can see.
+
+Nothing here needs a GPU or nvcc, only NVIDIA's headers. kernels/cuda_host compiles the very .cu files as C++.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+from test_parity import OPS, RESULT, ROOT, build, need, run
+
+pytestmark = pytest.mark.subprocess
+
+BUGS = re.findall(r"^  k(\w+),", (ROOT / "tests/cuda_host/planted.h").read_text(), re.MULTILINE)
+# What one order cannot show: in reverse, warp 0 is the last to write its part and so finds the others';
+# atomics add up alike until the blocks change places.
+MISSED = {("no_barrier", "reverse"), ("float_atomics", "forward")}
+# Devices that are modelled: the plain path, and the limits of a data-centre GPU. 86 is the default.
+OTHER_DEVICES = ["75", "90"]
+
+
+def cuda_headers() -> str | None:
+    """Where NVIDIA's headers are: a toolkit, or the wheels that carry them."""
+    for folder in (
+        Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "include",
+        Path(sysconfig.get_paths()["purelib"]) / "nvidia/cu13/include",
+    ):
+        if (folder / "cuda_fp16.h").is_file():
+            return str(folder)
+    return None
+
+
+def build_host(directory: str, *options: str) -> Path:
+    need("cmake")
+    headers = cuda_headers()
+    if headers is None:
+        pytest.skip("no CUDA headers: install nvidia-cuda-runtime, nvidia-cuda-crt and nvidia-cuda-cccl 13.0")
+    return build(
+        ROOT / "build" / directory,
+        ["trimtok_parity", "trimtok_cuda_host_test"],
+        "-DTRIMTOK_CUDA_HOST=ON",
+        f"-DTRIMTOK_CUDA_INCLUDE_DIR={headers}",
+        *options,
+    )
+
+
+@pytest.fixture(scope="session")
+def host() -> Path:
+    return build_host("cuda-host", "-DCMAKE_BUILD_TYPE=Release")
+
+
+def check_op(result: subprocess.CompletedProcess[str], op: str) -> None:
+    """One PASS line of this op, and it was the CUDA body that ran, on the host."""
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
+    lines = RESULT.findall(result.stdout)
+    assert len(lines) == 1, result.stdout
+    verdict, table, name, served_by, cases, failures = lines[0]
+    assert (verdict, table, name, served_by, failures) == ("PASS", "cuda_host", op, "cuda_host", "0")
+    assert int(cases) >= 10
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_cuda_op_agrees_with_the_reference(host: Path, op: str) -> None:
+    """In forward, reverse and random order, which must agree to the bit; --quick keeps every kind of size."""
+    check_op(run(host / "tests/parity/trimtok_parity", "--isa", "cuda_host", "--op", op, "--quick"), op)
+
+
+@pytest.mark.parametrize("sm", OTHER_DEVICES)
+@pytest.mark.parametrize("op", OPS)
+def test_cuda_op_on_other_devices(host: Path, op: str, sm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIMTOK_CUDA_HOST_SM", sm)
+    monkeypatch.setenv("TRIMTOK_CUDA_HOST_MMA", "h100" if sm == "90" else "a100")
+    parity = host / "tests/parity/trimtok_parity"
+    check_op(run(parity, "--isa", "cuda_host", "--op", op, "--quick", "--seed", sm), op)
+
+
+def test_a_table_without_a_device_is_not_a_pass(host: Path) -> None:
+    result = run(host / "tests/parity/trimtok_parity", "--isa", "cuda", "--quick")
+    assert result.returncode == 2
+    assert "SKIP cuda" in result.stdout
+
+
+@pytest.fixture(scope="session")
+def report(host: Path) -> str:
+    result = run(host / "tests/cuda_host/trimtok_cuda_host_test")
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
+    return result.stdout
+
+
+def test_layer_computes_what_a_gpu_would(report: str) -> None:
+    checks = re.findall(r"^ok (.+)$", report, re.MULTILINE)
+    assert "FAIL" not in report
+    assert "lane maps are NVIDIA's" in checks
+    assert "a graph runs what was captured" in checks
+    assert checks.count("a sound kernel") == 27  # three kernels, three orders, three models of tensor cores
+    assert len(checks) >= 60
+
+
+def test_layer_sees_planted_bugs(report: str) -> None:
+    lines = re.findall(r"^bug (\w+) (\w+) (CAUGHT|missed): ?(.*)$", report, re.MULTILINE)
+    assert len(lines) == 3 * (len(BUGS) - 2)  # without kNone and kCount
+    assert {(bug, order) for bug, order, verdict, _ in lines if verdict == "missed"} == MISSED
+    how = {(bug, order): text for bug, order, _, text in lines}
+    assert "outside the shared array 'of_warp'" in how["shared_overrun", "forward"]
+    assert re.search(r"divergent __syncthreads at \S+planted.cu:\d+", how["divergent_barrier", "forward"])
+    assert "deadlock" in how["few_lanes", "forward"]
+    assert "outside a device buffer" in how["no_row_check", "random"]
+    assert "never waited for" in how["no_wait", "forward"]
+    assert "not aligned to 16" in how["misaligned", "forward"]
+    assert "another result" in how["float_atomics", "reverse"]
+    assert "nan" in how["uninitialised", "forward"]
+    assert "element" in how["swapped_lanes", "forward"]
+    assert re.search(r"planted.cu:\d+.*planted.cu:\d+", how["barrier_in_branch", "forward"])
+
+
+def test_instant_copies_hide_a_lax_wait(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Why the destination of a copy is poison until the wait: without that the bug is invisible."""
+    program = host / "tests/cuda_host/trimtok_cuda_host_test"
+    assert run(program, "--bug", "lax_wait").returncode == 1
+    monkeypatch.setenv("TRIMTOK_CUDA_HOST_CPASYNC", "immediate")
+    assert run(program, "--bug", "lax_wait").returncode == 0
+    assert run(program, "--bug", "none").returncode == 0
+
+
+def test_unknown_bug_is_refused(host: Path) -> None:
+    assert run(host / "tests/cuda_host/trimtok_cuda_host_test", "--bug", "gremlin").returncode == 2
