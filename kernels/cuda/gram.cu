@@ -14,7 +14,7 @@ __global__ void __launch_bounds__(kTileThreads) gram_kernel(GramArgs a) {
   const int64_t j0 = static_cast<int64_t>(blockIdx.x) * kTile;
   if (j0 + kTile <= i0) return;  // below the diagonal: some other tile's mirror image
   float acc[4][4] = {};
-  multiply_tile<kPacks>(a.x, a.x, i0, j0, acc);
+  multiply_tile<float, kPacks>(a.x, a.x, i0, j0, acc);
   const TilePlace place = tile_place();
 #pragma unroll
   for (int di = 0; di < 4; ++di) {

@@ -8,6 +8,8 @@ Status matmul(const ExecContext& ctx, const MatmulArgs& a) {
   if (a.out.rows == 0 || a.out.cols == 0) return Status::kOk;
   if (a.x.rows <= kVecRows || a.x.cols == 0) return matvec(ctx, a);
   if (a.w.dtype == Dtype::kF32) return gemm_f32(ctx, a);
+  if (gpu::device().sm < 80 && a.w.dtype == Dtype::kBF16) return gemm_f32(ctx, a);
+  if (gpu::device().sm < 80 && a.w.dtype == Dtype::kMXFP4) return matvec(ctx, a);
   const bool dense = a.w.dtype == Dtype::kF16 || a.w.dtype == Dtype::kBF16;
   return dense || blocks_aligned(a.w) ? gemm_mma(ctx, a) : matvec(ctx, a);
 }

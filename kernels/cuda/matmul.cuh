@@ -1,10 +1,11 @@
 // What the matmul kernels share: which of them takes a call, and what happens to a finished dot product.
 //
-// The choice (matmul.cu), by shape and storage only, never by device, so that results do not change with it:
+// The choice (matmul.cu), by shape and storage:
 //   T <= kVecRows, or w's blocks not aligned     matvec        f32 FMA from the stored blocks
 //   w F32                                        gemm_f32      f32 FMA, tiles in shared memory
 //   w BF16 or MXFP4                              gemm_mma      bf16 tensor cores, x as the sum of two bf16
 //   every other w                                gemm_mma      f16 tensor cores, x scaled by row, then f16
+// Where tensor cores do not take bf16 (sm_75), BF16 goes to gemm_f32 and MXFP4 to matvec: slower, more exact.
 #pragma once
 
 #include "kernels/cuda/dequant.cuh"

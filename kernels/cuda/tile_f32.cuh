@@ -5,7 +5,7 @@
 // operands, transposed (17 KiB). Per tile and column of K: 512 bytes from L2 or DRAM, 8192 FLOPs.
 #pragma once
 
-#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/dequant.cuh"
 
 namespace trimtok::cuda {
 
@@ -26,8 +26,9 @@ __device__ __forceinline__ TilePlace tile_place() {
   return {32 * (warp / 4) + 4 * (lane / 4), 16 * (warp % 4) + 4 * (lane % 4)};
 }
 
-// acc[i][j] = a[m0 + row + i] . b[n0 + col + j]; rows behind the last count as zeros.
-template <bool kPacks>
+// acc[i][j] = a[m0 + row + i] . b[n0 + col + j], b of dense elements; rows behind the last count as zeros.
+// kPacks: in_packs() of both, f32.
+template <typename Element, bool kPacks>
 __device__ __forceinline__ void multiply_tile(const ConstMatrix& a, const ConstMatrix& b, int64_t m0, int64_t n0,
                                               float (&acc)[4][4]) {
   GPU_SHARED(float, sa, [2][kTileK][kTileStride]);
@@ -40,7 +41,7 @@ __device__ __forceinline__ void multiply_tile(const ConstMatrix& a, const ConstM
   const bool a_there = m0 + row < a.rows;
   const bool b_there = n0 + row < b.rows;
   const float* pa = row_of<float>(a, a_there ? m0 + row : 0);
-  const float* pb = row_of<float>(b, b_there ? n0 + row : 0);
+  const Element* pb = row_of<Element>(b, b_there ? n0 + row : 0);
   Pack<4> next_a;
   Pack<4> next_b;
   const auto fetch = [&](int64_t k0) {
@@ -53,7 +54,7 @@ __device__ __forceinline__ void multiply_tile(const ConstMatrix& a, const ConstM
       for (int e = 0; e < 4; ++e) {
         const bool inside = k0 + k4 + e < a.cols;
         next_a.v[e] = a_there && inside ? pa[k0 + k4 + e] : 0.0f;
-        next_b.v[e] = b_there && inside ? pb[k0 + k4 + e] : 0.0f;
+        next_b.v[e] = b_there && inside ? dense_value(pb[k0 + k4 + e]) : 0.0f;
       }
     }
   };
