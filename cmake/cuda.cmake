@@ -1,6 +1,9 @@
 # The CUDA table, in one of three forms: absent (stubs that say so), compiled by nvcc (TRIMTOK_CUDA), or the
 # same sources as C++ over kernels/cuda_host (TRIMTOK_CUDA_HOST), which needs NVIDIA's headers but no GPU.
 set(TT_CUDA_SOURCES
+  cuda/attention.cu
+  cuda/attention_few.cu
+  cuda/attention_many.cu
   cuda/convert.cu
   cuda/device.cu
   cuda/gemm_f32.cu

@@ -1,4 +1,5 @@
-// Stored weights in registers, 32 consecutive elements (a group) a thread, shared by gather, mat-vec and GEMM.
+// Stored weights in registers, 32 consecutive elements (a group) a thread, shared by gather, mat-vec and
+// GEMM.
 //
 //   Group<dtype, aligned> group;
 //   group.load(row, g);              // raw words of elements [32 g, 32 g + 32), and their scales
@@ -70,7 +71,8 @@ __device__ __forceinline__ void load_words(const uint8_t* p, uint32_t (&w)[kWord
 #pragma unroll
     for (int i = 0; i < kWords; ++i) w[i] = *reinterpret_cast<const uint32_t*>(p + 4 * i);
   } else {
-    const auto over = static_cast<unsigned>(reinterpret_cast<uintptr_t>(p) & 3);  // bytes past an aligned word
+    const auto over =
+        static_cast<unsigned>(reinterpret_cast<uintptr_t>(p) & 3);  // bytes past an aligned word
     const uint8_t* aligned = p - over;
     uint32_t low = *reinterpret_cast<const uint32_t*>(aligned);
 #pragma unroll

@@ -1,6 +1,5 @@
-// matmul of many rows with dense weights in f32 throughout: F32, and BF16 on a device whose tensor cores do not
-// take it (sm_75). A block owns a 64 x 64 tile of out, see
-// tile_f32.cuh; 2 T N K FLOPs on the FMA units.
+// matmul of many rows with dense weights in f32 throughout: F32, and BF16 on a device whose tensor cores do
+// not take it (sm_75). A block owns a 64 x 64 tile of out, see tile_f32.cuh; 2 T N K FLOPs on the FMA units.
 #include "kernels/cuda/matmul.cuh"
 #include "kernels/cuda/tile_f32.cuh"
 

@@ -7,7 +7,8 @@ namespace {
 constexpr unsigned kThreads = 256;
 
 // A block owns a row: 4 bytes read (twice, the second time from L1), 2 written per element.
-__global__ void __launch_bounds__(kThreads) prepare_f16_kernel(ConstMatrix x, __half* out, int64_t padded, float* scales) {
+__global__ void __launch_bounds__(kThreads)
+    prepare_f16_kernel(ConstMatrix x, __half* out, int64_t padded, float* scales) {
   GPU_SHARED(float, slots, [kThreads / kWarp]);
   const int64_t t = blockIdx.x;
   const float* row = row_of<float>(x, t);

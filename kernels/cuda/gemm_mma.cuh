@@ -3,9 +3,9 @@
 // x is prepared once per call (gemm_mma.cu): f16 [T, Kp], each row times a power of two that puts its largest
 // element below 2^15, so that no activation overflows or vanishes; for bf16 weights two terms, x = high + low
 // to 2^-18, no scale. Kp is K rounded up to kPadK, zeros behind K. Weights become f16 (rounded once: 2^-11 of
-// each; nothing is lost to underflow, because every product of a format's f16 scale and integers is a multiple
-// of 2^-24) or bf16 (exact: BF16 and MXFP4, whose range f16 does not have). A weight beyond 65504 of another
-// format becomes infinity, and so do the outputs that need it.
+// each; nothing is lost to underflow, because every product of a format's f16 scale and integers is a
+// multiple of 2^-24) or bf16 (exact: BF16 and MXFP4, whose range f16 does not have). A weight beyond 65504 of
+// another format becomes infinity, and so do the outputs that need it.
 //
 // A block of four warps owns a tile of out. x arrives by cp.async, three stages deep. Weights arrive the same
 // way where they are stored as the tensor core wants them (kDirect); else each thread holds 32 of the next
@@ -23,9 +23,9 @@ constexpr int64_t kPadK = 64;  // the longest K-slice
 
 // The prepared x.
 struct GemmX {
-  const void* terms;     // [n_terms][T][padded] f16 or bf16
-  const float* scales;   // [T]: what a row's sums are multiplied with
-  int64_t padded;        // Kp
+  const void* terms;    // [n_terms][T][padded] f16 or bf16
+  const float* scales;  // [T]: what a row's sums are multiplied with
+  int64_t padded;       // Kp
 };
 
 template <int kRows, int kCols, int kDepth>
@@ -35,7 +35,8 @@ struct TileShape {
   static constexpr int kK = kDepth;
   static constexpr int kWarpM = kRows / 2;  // of a warp: two by two warps
   static constexpr int kWarpN = kCols / 2;
-  static constexpr int kStride = kDepth + 8;  // elements between rows in shared memory: ldmatrix without conflicts
+  static constexpr int kStride =
+      kDepth + 8;  // elements between rows in shared memory: ldmatrix without conflicts
 };
 using LargeTile = TileShape<128, 128, 32>;
 using SmallTile = TileShape<64, 64, 64>;  // where large ones would leave multiprocessors idle
@@ -51,7 +52,8 @@ struct F16Input {
     memcpy(&bits, &h, sizeof(bits));
     return bits;
   }
-  static __device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  static __device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[4],
+                                                  const uint32_t (&b)[2]) {
     gpu::mma_f16(d, a, b);
   }
 };
@@ -63,7 +65,8 @@ struct Bf16Input {
     memcpy(&bits, &h, sizeof(bits));
     return bits;
   }
-  static __device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  static __device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[4],
+                                                  const uint32_t (&b)[2]) {
     gpu::mma_bf16(d, a, b);
   }
 };
@@ -126,7 +129,8 @@ __device__ __forceinline__ void multiply_slice(const uint16_t* sa, const uint16_
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   // The rows that this lane names to ldmatrix: see its fragment layouts.
   const uint16_t* a = sa + ((warp / 2) * Tile::kWarpM + lane % 16) * Tile::kStride + lane / 16 * 8;
-  const uint16_t* b = sb + ((warp % 2) * Tile::kWarpN + lane % 8 + lane / 16 * 8) * Tile::kStride + lane / 8 % 2 * 8;
+  const uint16_t* b =
+      sb + ((warp % 2) * Tile::kWarpN + lane % 8 + lane / 16 * 8) * Tile::kStride + lane / 8 % 2 * 8;
 #pragma unroll
   for (int k = 0; k < Tile::kK; k += 16) {
     uint32_t fb[Tile::kWarpN / 8][2];

@@ -3,8 +3,8 @@
 // reads or writes their state, so only the argmin and the sum of a gain cross threads.
 //
 // Row 0 of the state lies in shared memory where it fits (n <= kSharedRows), else in p.state. Per pick: 4 n
-// bytes of gram from L2 or DRAM, 2 n FLOPs, one argmin (two barriers). kFacility adds 4 n bytes, 3 n FLOPs and
-// a sum (four barriers) per gain that it must compute anew. Bound by latency: some microseconds a pick.
+// bytes of gram from L2 or DRAM, 2 n FLOPs, one argmin (two barriers). kFacility adds 4 n bytes, 3 n FLOPs
+// and a sum (four barriers) per gain that it must compute anew. Bound by latency: some microseconds a pick.
 #include "kernels/cuda/device.cuh"
 
 namespace trimtok::cuda {
@@ -97,7 +97,8 @@ __device__ Best facility_next(const GreedyProblem& p, const float* best, int t, 
 
 template <bool kShared>
 __global__ void __launch_bounds__(kThreads, 1)
-    greedy_kernel(const __grid_constant__ GreedyPickArgs a, const __grid_constant__ Batch batch, int64_t first) {
+    greedy_kernel(const __grid_constant__ GreedyPickArgs a, const __grid_constant__ Batch batch,
+                  int64_t first) {
   GPU_DYN_SHARED(float, shared);
   GPU_SHARED(Slots, slots_array, [1]);
   Slots& slots = slots_array[0];
@@ -164,7 +165,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   // A number that breaks the contract: no further picks, and nobody waits for them.
   if (found == Found::kBroken) {
-    for (int i = t + static_cast<int>(threadIdx.x); i < p.count; i += static_cast<int>(blockDim.x)) picks[i] = -1;
+    for (int i = t + static_cast<int>(threadIdx.x); i < p.count; i += static_cast<int>(blockDim.x))
+      picks[i] = -1;
     t = p.count;
   }
   if (threadIdx.x == 0) a.done[b] = t;
@@ -190,8 +192,8 @@ Status greedy_pick(const ExecContext& ctx, const GreedyPickArgs& a) {
     const bool in_shared = widest <= kSharedRows;
     const auto shared = in_shared ? static_cast<size_t>(widest) * sizeof(float) : 0;
     const Status s = gpu::launch(in_shared ? greedy_kernel<true> : greedy_kernel<false>,
-                                 dim3(static_cast<unsigned>(count)), dim3(row_threads(widest, kThreads)), shared,
-                                 ctx.stream, a, batch, first);
+                                 dim3(static_cast<unsigned>(count)), dim3(row_threads(widest, kThreads)),
+                                 shared, ctx.stream, a, batch, first);
     if (s != Status::kOk) return s;
   }
   return Status::kOk;

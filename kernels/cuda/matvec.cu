@@ -1,5 +1,6 @@
 // matmul of few rows with block formats: see matvec.cuh for who owns what. A lane owns a group of 32 elements
-// at a time. Codes are multiplied with x unscaled and each group's sum is scaled once; mins meet the sum of x.
+// at a time. Codes are multiplied with x unscaled and each group's sum is scaled once; mins meet the sum of
+// x.
 #include "kernels/cuda/matvec.cuh"
 
 namespace trimtok::cuda {

@@ -67,8 +67,8 @@ struct VecPlace {
 __device__ __forceinline__ VecPlace vec_place(const VecShape& shape, int cols) {
   const auto warp = static_cast<int32_t>(threadIdx.x) / kWarp;
   VecPlace place;
-  place.output = (static_cast<int64_t>(blockIdx.x) * (kVecWarps / shape.split) + warp / shape.split) *
-                 kVecOutputs;
+  place.output =
+      (static_cast<int64_t>(blockIdx.x) * (kVecWarps / shape.split) + warp / shape.split) * kVecOutputs;
   place.col = static_cast<int64_t>(blockIdx.y) * cols;
   place.part = warp % shape.split;
   place.lane = static_cast<int32_t>(threadIdx.x) % kWarp;
@@ -93,7 +93,8 @@ __device__ __forceinline__ void stage_x(const MatmulArgs& a, const VecShape& sha
     const bool there = col + c < a.x.rows;
     const float* x = row_of<float>(a.x, there ? col + c : 0) + k0;
     float* to = xs + c * padded(shape.piece);
-    for (int64_t i = threadIdx.x; i < rounded; i += kVecThreads) to[padded(i)] = there && i < count ? x[i] : 0.0f;
+    for (int64_t i = threadIdx.x; i < rounded; i += kVecThreads)
+      to[padded(i)] = there && i < count ? x[i] : 0.0f;
   }
   __syncthreads();
 }

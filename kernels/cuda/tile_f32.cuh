@@ -29,8 +29,8 @@ __device__ __forceinline__ TilePlace tile_place() {
 // acc[i][j] = a[m0 + row + i] . b[n0 + col + j], b of dense elements; rows behind the last count as zeros.
 // kPacks: in_packs() of both, f32.
 template <typename Element, bool kPacks>
-__device__ __forceinline__ void multiply_tile(const ConstMatrix& a, const ConstMatrix& b, int64_t m0, int64_t n0,
-                                              float (&acc)[4][4]) {
+__device__ __forceinline__ void multiply_tile(const ConstMatrix& a, const ConstMatrix& b, int64_t m0,
+                                              int64_t n0, float (&acc)[4][4]) {
   GPU_SHARED(float, sa, [2][kTileK][kTileStride]);
   GPU_SHARED(float, sb, [2][kTileK][kTileStride]);
   const auto tid = static_cast<int>(threadIdx.x);
