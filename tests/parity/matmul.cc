@@ -44,9 +44,9 @@ std::vector<Shape> shapes(int64_t block) {
 
 // What errors of one output are relative to.
 struct Magnitude {
-  // sum |x| max|w| + |bias| + |residual|: of an f32 evaluation. The maximum is over the 32 weights that share a
-  // scale: a body may sum codes and offset apart, and then errs by the size of the block's weights even where
-  // one of them happens to be zero.
+  // sum |x| max|w| + |bias| + |residual|: of an f32 evaluation. The maximum is over the 32 weights that share
+  // a scale: a body may sum codes and offset apart, and then errs by the size of the block's weights even
+  // where one of them happens to be zero.
   double sum;
   double root;  // sqrt(sum (x w)^2): of inputs that are rounded one by one
 };
