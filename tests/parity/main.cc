@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "harness.h"
+#include "trimtok/device.h"
 
 namespace trimtok::parity {
 namespace {
@@ -105,6 +106,24 @@ Totals check_table(const KernelTable& table, const Options& options) {
   return totals;
 }
 
+// What a report about a GPU must name.
+void describe_device() {
+  const char* reason = nullptr;
+  const int32_t n = cuda::device_count(&reason);
+  if (n == 0) std::printf("device none: %s\n", reason);
+  for (int32_t i = 0; i < n; ++i) {
+    cuda::DeviceProperties p;
+    if (cuda::device_properties(i, &p) != Status::kOk) {
+      std::printf("device %d unusable: %s\n", i, cuda::last_error());
+      continue;
+    }
+    std::printf(
+        "device %d \"%s\" sm_%d multiprocessors=%d memory_mib=%lld free_mib=%lld driver=%d runtime=%d\n", i,
+        p.name, p.compute_capability, p.multiprocessors, static_cast<long long>(p.total_bytes >> 20),
+        static_cast<long long>(p.free_bytes >> 20), p.driver_version, p.runtime_version);
+  }
+}
+
 void list_tables() {
   for (int32_t i = 0; i < kNumTables; ++i) {
     const auto isa = static_cast<Isa>(i);
@@ -119,6 +138,7 @@ void list_tables() {
 int run(const Options& options) {
   if (options.list) {
     list_tables();
+    describe_device();
     return 0;
   }
   Totals totals;
