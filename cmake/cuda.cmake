@@ -19,12 +19,16 @@ set(TT_CUDA_SOURCES
   cuda/prune_rows.cu
   cuda/rows.cu
 )
-# nvcc 13 knows no older one. The last is also kept as PTX, for GPUs to come.
-set(TT_CUDA_ARCHITECTURES 75-real 80-real 86-real 89-real 90-real 120)
+# Machine code for every generation from sm_75, the oldest that nvcc 13 knows, to sm_120, and PTX for those to
+# come. The kernels know two kinds, before and from sm_80 on, so the front end runs twice and not six times.
+set(TT_CUDA_GENCODE -gencode=arch=compute_75,code=sm_75
+                    -gencode=arch=compute_80,code=[sm_80,sm_86,sm_89,sm_90,sm_120,compute_80])
 
 if(TRIMTOK_CUDA)
-  if(NOT CMAKE_CUDA_ARCHITECTURES)
-    set(CMAKE_CUDA_ARCHITECTURES ${TT_CUDA_ARCHITECTURES})
+  if(DEFINED CMAKE_CUDA_ARCHITECTURES)  # the caller's choice, "native" for one
+    set(TT_CUDA_GENCODE)
+  else()
+    set(CMAKE_CUDA_ARCHITECTURES OFF)
   endif()
   set(CMAKE_CUDA_STANDARD 20)
   set(CMAKE_CUDA_STANDARD_REQUIRED ON)
@@ -47,7 +51,7 @@ endfunction()
 function(tt_add_cuda_device target)
   add_library(tt_cuda OBJECT ${TT_CUDA_SOURCES})
   target_include_directories(tt_cuda PRIVATE include ${PROJECT_SOURCE_DIR})
-  target_compile_options(tt_cuda PRIVATE -Werror all-warnings -Xcompiler=-Wall,-Wextra)
+  target_compile_options(tt_cuda PRIVATE ${TT_CUDA_GENCODE} -Werror all-warnings -Xcompiler=-Wall,-Wextra)
   find_package(CUDAToolkit REQUIRED)
   target_sources(${target} PRIVATE cuda/table.cc $<TARGET_OBJECTS:tt_cuda>)
   target_link_libraries(${target} PUBLIC CUDA::cudart_static)

@@ -104,11 +104,10 @@ def find_tool(name: str) -> Path | None:
 
 
 def compile_one(nvcc: Path, source: Path, archs: list[int], out: Path) -> str:
-    """Compiles for all architectures, and keeps the newest as PTX; returns ptxas' report."""
-    targets = []
-    for arch in archs:
-        code = f"[sm_{arch},compute_{arch}]" if arch == archs[-1] else f"sm_{arch}"
-        targets += ["-gencode", f"arch=compute_{arch},code={code}"]
+    """Compiles for all architectures, as cmake/cuda.cmake does; returns ptxas' report."""
+    newer = ",".join(f"sm_{arch}" for arch in archs if arch > 75)
+    targets = ["-gencode", "arch=compute_75,code=sm_75"] if 75 in archs else []
+    targets += ["-gencode", f"arch=compute_80,code=[{newer},compute_80]"] if newer else []
     command = [nvcc, "-std=c++20", "-O3", "-c", source, "-o", out, "-I", ROOT, "-I", ROOT / "kernels/include"]
     command += ["-Werror", "all-warnings", "-Xcompiler=-Wall,-Wextra,-Werror"]
     command += ["-Xptxas", "-v,-warn-spills,-warn-lmem-usage", *targets]

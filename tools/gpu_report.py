@@ -26,6 +26,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cuda_model import H100, H200, RTX4090, seconds
+
 ROOT = Path(__file__).resolve().parent.parent
 OPS = re.findall(r"^TT_OP\((\w+),", (ROOT / "kernels/include/trimtok/ops.def").read_text(), re.MULTILINE)
 PASS_LINE = re.compile(
@@ -34,6 +36,7 @@ PASS_LINE = re.compile(
 BENCH_LINE = re.compile(
     r"^\w+ +(\w+) +(.*?) +threads=\d+ +([\d.]+) us +([\d.]+) GB/s +([\d.]+) GFLOP/s served_by=(\w+)$", re.M
 )
+MODELLED = {"H100": H100, "H200": H200, "4090": RTX4090}  # by a part of the device's name
 
 
 @dataclass
@@ -192,17 +195,27 @@ def check_goldens(report: Report, build_dir: Path) -> None:
     report.lines += [f"`pytest {' '.join(tests)}` on device cuda: {summary}"]
 
 
-def benchmark(report: Report, parity: Path, isa: str) -> None:
-    """Time, bandwidth and arithmetic of single kernels: docs/cuda.md says what the hardware would allow."""
+def benchmark(report: Report, parity: Path, isa: str, device: str) -> None:
+    """Time, bandwidth and arithmetic of single kernels, and the share of what docs/cuda_model.md allows."""
     report.section("Kernels at shapes of real models")
     code, text = report.run("bench", [parity, "--isa", isa, "--bench"])
     rows = BENCH_LINE.findall(text)
     if code != 0 or not rows:
         (report.skipped if code == 124 else report.failed).append("benchmark")
-    report.lines += ["| op | shape | us | GB/s | TFLOP/s |", "|---|---|---|---|---|"]
+    gpu = next((gpu for key, gpu in MODELLED.items() if key in device), None)
+    report.lines.append(f"Bound: that of {gpu.name}." if gpu else f"No bound: {device} is not in the model.")
     report.lines += [
-        f"| {op} | {shape} | {us} | {gbs} | {float(fl) / 1e3:.2f} |" for op, shape, us, gbs, fl, _ in rows
+        "",
+        "| op | call | us | GB/s | TFLOP/s | share of the bound |",
+        "|---|---|---|---|---|---|",
     ]
+    for op, shape, us, rate, flops, _ in rows:
+        share = ""
+        if gpu is not None:
+            taken = float(us) * 1e-6
+            least, by = seconds(op, shape, float(rate) * 1e9 * taken, float(flops) * 1e9 * taken, gpu)
+            share = f"{100 * least / taken:.0f} % ({by})"
+        report.lines.append(f"| {op} | {shape} | {us} | {rate} | {float(flops) / 1e3:.2f} | {share} |")
 
 
 def main() -> int:
@@ -225,7 +238,7 @@ def main() -> int:
         if args.rehearse:
             report.skipped.append("benchmark (times of host execution mean nothing)")
         else:
-            benchmark(report, parity, isa)
+            benchmark(report, parity, isa, device)
     verdict = "FAILED: " + ", ".join(report.failed) if report.failed else "passed"
     if device is None and not report.failed:
         verdict = "nothing proven: no device"

@@ -85,7 +85,8 @@ Collective& join(Warp& w, unsigned mask, const Where& here) {
   for (int i = 0; i < w.n_open; ++i) {
     Collective& c = w.open[i];
     if (c.mask != mask) continue;
-    if (std::strcmp(c.where.what, here.what) != 0 || !c.where.same_place(here.file, here.line)) {
+    const bool same_operation = c.where.what == here.what || std::strcmp(c.where.what, here.what) == 0;
+    if (!same_operation || !c.where.same_place(here.file, here.line)) {
       fail("divergent warp operation: lane %d is at %s %s:%d, other lanes wait at %s %s:%d", g_thread->lane,
            here.what, here.file, here.line, c.where.what, c.where.file, c.where.line);
     }

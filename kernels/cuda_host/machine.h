@@ -38,7 +38,7 @@ struct Where {
   const char* file = "";
   int line = 0;
   bool same_place(const char* other_file, int other_line) const {
-    return line == other_line && std::strcmp(file, other_file) == 0;
+    return line == other_line && (file == other_file || std::strcmp(file, other_file) == 0);
   }
 };
 

@@ -149,6 +149,7 @@ struct Options {
   bool quick = false;
   bool list = false;
   bool bench = false;
+  bool plan = false;  // of --bench: the work of every row instead of its time
 };
 
 // Allowed absolute error of out[r][c]; 0 asks for equality.

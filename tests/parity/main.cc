@@ -29,7 +29,7 @@ int usage() {
   std::fprintf(
       stderr,
       "usage: trimtok_parity [--isa ref|neon|avx2|avx512|cuda|cuda_host] [--op NAME] [--seed N] [--quick]\n"
-      "                      [--list] [--plant tail|guard|threads|half] [--bench [--threads N]]\n");
+      "                      [--list] [--plant tail|guard|threads|half] [--bench [--threads N] | --plan]\n");
   return 2;
 }
 
@@ -42,6 +42,8 @@ bool parse(int argc, char** argv, Options* options) {
       options->list = true;
     } else if (name == "--bench") {
       options->bench = true;
+    } else if (name == "--plan") {
+      options->bench = options->plan = true;
     } else if (i + 1 == argc) {
       return false;
     } else if (name == "--isa") {
