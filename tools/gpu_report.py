@@ -147,7 +147,7 @@ def check_ops(report: Report, parity: Path, isa: str) -> None:
     # Most of the time goes into the reference on the CPU, so several ops at once.
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         results = list(pool.map(check, OPS))
-    for op, code, text, seconds in results:
+    for op, code, text, taken in results:
         found = PASS_LINE.search(text)
         if found is None:
             report.failed.append(f"parity {op}")
@@ -159,7 +159,7 @@ def check_ops(report: Report, parity: Path, isa: str) -> None:
         if verdict != "PASS" or code != 0 or served_by != isa:
             report.failed.append(f"parity {op}")
         report.lines.append(
-            f"| {op} | {verdict} | {served_by} | {cases} | {failures} | {worst} | {seconds:.1f} |"
+            f"| {op} | {verdict} | {served_by} | {cases} | {failures} | {worst} | {taken:.1f} |"
         )
 
 
