@@ -275,7 +275,7 @@ template <Dtype kType, Feed kFeed>
 Status run_gemm(const ExecContext& ctx, const MatmulArgs& a, const GemmX& x) {
   const int64_t large_tiles =
       gpu::ceil_div(a.out.rows, LargeTile::kM) * gpu::ceil_div(a.out.cols, LargeTile::kN);
-  const bool large = a.out.rows > SmallTile::kM && large_tiles >= 128;
+  const bool large = a.out.rows > SmallTile::kM && large_tiles >= 96;
   return large ? launch_gemm<kType, kFeed, LargeTile>(ctx, a, x)
                : launch_gemm<kType, kFeed, SmallTile>(ctx, a, x);
 }
