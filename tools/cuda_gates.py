@@ -12,13 +12,13 @@ nvidia-cuda-cccl, nvidia-cuda-cuobjdump, nvidia-cuda-nvdisasm). No GPU.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
-import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -27,6 +27,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 KERNELS = ROOT / "kernels/cuda"
 PAGE = ROOT / "docs/cuda_kernels.md"
+CACHE = ROOT / "build/cuda_gates"  # object files and reports, by what they were made from
 ARCHITECTURES = [75, 80, 86, 89, 90, 120]
 
 # Kernels that must multiply on tensor cores: (name, instruction, from which architecture on).
@@ -34,7 +35,8 @@ REQUIRED = [
     ("gemm_mma_kernel", "HMMA", 75),
     ("gemm_mma_kernel", "LDSM", 75),
     ("gemm_mma_kernel", "LDGSTS", 80),
-    ("flash_kernel", "HMMA", 75),
+    ("attention_many_kernel", "HMMA", 75),
+    ("attention_many_kernel", "LDSM", 75),
 ]
 # What sm_75 cannot run is never launched there: its body is a trap that spills nothing.
 COUNTED = ["HMMA", "IMMA", "LDSM", "LDGSTS", "FFMA", "IDP"]
@@ -81,15 +83,31 @@ class Kernel:
     on: dict[int, Entry] = field(default_factory=dict)
 
 
-def occupancy(entry: Entry, threads: int, gpu: Gpu) -> float:
+def occupancy(entry: Entry, threads: int, dynamic: int, gpu: Gpu) -> float:
     """Share of a multiprocessor's warps that can be resident. Registers are handed out in 256s per warp."""
     warps = -(-threads // 32)
     per_warp = -(-entry.registers * 32 // 256) * 256
     by_registers = (gpu.registers // 4 // per_warp) * 4 // warps if per_warp else gpu.blocks
-    shared = -(-entry.shared // gpu.shared_unit) * gpu.shared_unit + gpu.reserved
+    shared = -(-(entry.shared + dynamic) // gpu.shared_unit) * gpu.shared_unit + gpu.reserved
     by_shared = gpu.shared // shared if shared else gpu.blocks
     blocks = min(gpu.warps // warps, gpu.blocks, by_registers, by_shared)
     return blocks * warps / gpu.warps
+
+
+def dynamic_shared(name: str) -> int:
+    """Bytes that a launch adds, as the .cu files compute them for the sizes that page() names."""
+    numbers = [int(number) for number in re.findall(r"(?<![\w])\d+", name)]
+    if name.startswith("gemm_mma_kernel"):  # <dtype, feed, TileShape<rows, columns, depth>>: gemm_shared()
+        dtype, feed, rows, columns, depth = numbers
+        terms = 2 if dtype in (30, 39) else 1  # BF16, MXFP4
+        return 2 * (depth + 8) * (3 * terms * rows + (3 if feed == 0 else 2) * columns)
+    if name.startswith("attention_many_kernel"):  # <head_dim, keys>
+        return 2 * (64 + 2 * numbers[1]) * (numbers[0] + 8)
+    if name.startswith("attention_few_kernel"):
+        return 4 * 32 * 129
+    if name.startswith("matvec"):
+        return 4 * (4096 + 4096 // 8)
+    return 4 * 576 if name == "greedy_kernel<1>" else 0
 
 
 def find_tool(name: str) -> Path | None:
@@ -101,6 +119,15 @@ def find_tool(name: str) -> Path | None:
             return Path(folder) / "bin" / name
     found = shutil.which(name)
     return Path(found) if found else None
+
+
+def key_of(source: Path, archs: list[int], version: str) -> str:
+    """Changes when anything does that the object file of this source depends on."""
+    digest = hashlib.sha256(f"{version} {archs}".encode())
+    headers = [p for p in ROOT.glob("kernels/**/*") if p.suffix in (".h", ".cuh", ".def")]
+    for path in [source, *sorted(headers)]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def compile_one(nvcc: Path, source: Path, archs: list[int], out: Path) -> str:
@@ -203,7 +230,8 @@ def cell(kernel: Kernel, arch: int) -> str:
         return "-"
     if kernel.threads == 0:
         return f"{entry.registers}"
-    return f"{entry.registers} / {round(100 * occupancy(entry, kernel.threads, GPUS[arch]))} %"
+    share = occupancy(entry, kernel.threads, dynamic_shared(kernel.name), GPUS[arch])
+    return f"{entry.registers} / {round(100 * share)} %" if share else f"{entry.registers} / not launched"
 
 
 def page(kernels: list[Kernel], archs: list[int], version: str) -> str:
@@ -213,8 +241,8 @@ def page(kernels: list[Kernel], archs: list[int], version: str) -> str:
         "",
         f"Written by `tools/cuda_gates.py --write` with nvcc {version}; do not edit. No kernel spills, none",
         "uses local memory. Cells: registers per thread / share of a multiprocessor's warps that can be",
-        "resident, computed from registers, static shared memory and the launch bounds. Dynamic shared",
-        "memory, which is chosen at launch, is not in it: `docs/cuda.md` names the kernels that have it.",
+        "resident, computed from registers, shared memory and the launch bounds. Shared memory: static +",
+        "dynamic, the latter as launched for 4096 columns, heads of 128 and 576 rows to pick from.",
         "Instructions are those of the machine code for sm_80.",
         "",
     ]
@@ -229,7 +257,9 @@ def page(kernels: list[Kernel], archs: list[int], version: str) -> str:
             counted = ", ".join(f"{main.instructions[i]} {i}" for i in COUNTED if main.instructions[i])
             cells = " | ".join(cell(kernel, arch) for arch in archs)
             name = kernel.name.replace("|", r"\|")
-            lines.append(f"| `{name}` | {kernel.threads or '-'} | {main.shared} | {cells} | {counted} |")
+            dynamic = dynamic_shared(kernel.name)
+            shared = f"{main.shared} + {dynamic}" if dynamic else f"{main.shared}"
+            lines.append(f"| `{name}` | {kernel.threads or '-'} | {shared} | {cells} | {counted} |")
         lines.append("")
     return "\n".join(lines)
 
@@ -255,12 +285,17 @@ def main() -> int:
     sources = args.sources or sorted(KERNELS.glob("*.cu"))
     archs = sorted(args.arch)
     kernels: list[Kernel] = []
+    version = nvcc_version(nvcc)
+    CACHE.mkdir(parents=True, exist_ok=True)
 
     def work(source: Path) -> list[Kernel]:
-        with tempfile.TemporaryDirectory() as folder:
-            binary = Path(folder) / "kernel.o"
-            found = read_report(source.name, compile_one(nvcc, source, archs, binary))
-            read_machine_code(cuobjdump, binary, found)
+        binary = CACHE / f"{source.stem}-{key_of(source, archs, version)[:16]}.o"
+        report = binary.with_suffix(".log")
+        if not report.is_file():  # written last
+            text = compile_one(nvcc, source, archs, binary)
+            report.write_text(text, encoding="utf-8")
+        found = read_report(source.name, report.read_text(encoding="utf-8"))
+        read_machine_code(cuobjdump, binary, found)
         mine = list(found.values())
         for kernel, name in zip(mine, demangle([k.name for k in mine]), strict=True):
             kernel.name = name
@@ -278,7 +313,6 @@ def main() -> int:
     bad = findings(kernels)
     for line in bad:
         print(line)
-    version = nvcc_version(nvcc)
     text = page(kernels, archs, version)
     if args.write:
         PAGE.write_text(text, encoding="utf-8")
