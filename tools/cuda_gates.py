@@ -124,7 +124,8 @@ def find_tool(name: str) -> Path | None:
 def key_of(source: Path, archs: list[int], version: str) -> str:
     """Changes when anything does that the object file of this source depends on."""
     digest = hashlib.sha256(f"{version} {archs}".encode())
-    headers = [p for p in ROOT.glob("kernels/**/*") if p.suffix in (".h", ".cuh", ".def")]
+    seen = [*KERNELS.glob("*.h"), *KERNELS.glob("*.cuh"), *ROOT.glob("kernels/include/**/*.*")]
+    headers = [ROOT / "kernels/check.h", *(path for path in seen if path.name != "gpu_host.h")]
     for path in [source, *sorted(headers)]:
         digest.update(path.read_bytes())
     return digest.hexdigest()
