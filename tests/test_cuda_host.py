@@ -37,13 +37,13 @@ def cuda_headers() -> str | None:
     return None
 
 
-def build_host(targets: list[str], *options: str) -> Path:
+def build_host(targets: list[str], *options: str, directory: str = "cuda-host") -> Path:
     need("cmake")
     headers = cuda_headers()
     if headers is None:
         pytest.skip("no CUDA headers: install nvidia-cuda-runtime, nvidia-cuda-crt and nvidia-cuda-cccl 13.0")
     return build(
-        ROOT / "build/cuda-host",
+        ROOT / "build" / directory,
         targets,
         "-DTRIMTOK_CUDA_HOST=ON",
         f"-DTRIMTOK_CUDA_INCLUDE_DIR={headers}",
@@ -128,6 +128,35 @@ def test_instant_copies_hide_a_lax_wait(host: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("TRIMTOK_CUDA_HOST_CPASYNC", "immediate")
     assert run(program, "--bug", "lax_wait").returncode == 0
     assert run(program, "--bug", "none").returncode == 0
+
+
+@pytest.fixture(scope="session")
+def raced() -> Path:
+    """The planted bugs under ThreadSanitizer, which knows the fibers and what barriers order."""
+    need("g++")
+    if not Path(run("g++", "-print-file-name=libtsan.so").stdout.strip()).is_absolute():
+        pytest.skip("this g++ has no libtsan")
+    options = ("-DCMAKE_CXX_COMPILER=g++", "-DTRIMTOK_SANITIZE=thread")
+    folder = build_host(["trimtok_cuda_host_test"], *options, directory="cuda-host-tsan")
+    return folder / "tests/cuda_host/trimtok_cuda_host_test"
+
+
+@pytest.mark.parametrize("bug", ["no_barrier", "no_loop_barrier", "no_barrier_before_vote"])
+def test_thread_sanitizer_sees_races_in_every_order(
+    raced: Path, bug: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for order in ("forward", "reverse"):
+        monkeypatch.setenv("TRIMTOK_CUDA_HOST_ORDER", order)
+        result = run(raced, "--bug", bug)
+        assert result.returncode != 0
+        assert "ThreadSanitizer: data race" in result.stderr
+        assert "planted.cu:" in result.stderr
+
+
+def test_thread_sanitizer_finds_nothing_in_sound_kernels(raced: Path) -> None:
+    result = run(raced, "--bug", "none")
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert "ThreadSanitizer" not in result.stderr
 
 
 def test_unknown_bug_is_refused(host: Path) -> None:

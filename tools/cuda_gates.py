@@ -1,12 +1,13 @@
 """Compiles the CUDA kernels for every GPU generation that is promised and checks what the compiler made.
 
-python tools/cuda_gates.py [--write | --check] [--arch 80 ...] [--jobs N] [FILE.cu ...]
+python tools/cuda_gates.py [--write | --check] [--link BUILD] [--arch 80 ...] [--jobs N] [FILE.cu ...]
 
 Fails on a warning, a spill, local memory, or a kernel without the tensor-core and asynchronous-copy
 instructions that it must have. --write renews docs/cuda_kernels.md, --check fails when it is not what this
-compiler says (registers are the compiler's, so another version is told and not compared). Needs nvcc 13 and
-cuobjdump, from a toolkit or from PyPI (nvidia-cuda-nvcc, nvidia-nvvm, nvidia-cuda-crt, nvidia-cuda-runtime,
-nvidia-cuda-cccl, nvidia-cuda-cuobjdump, nvidia-cuda-nvdisasm). No GPU.
+compiler says (registers are the compiler's, so another version is told and not compared). --link makes the
+parity harness of a CPU build one with these kernels and starts it: it must find its driver, or say why not.
+Needs nvcc 13 and cuobjdump, from a toolkit or from PyPI (nvidia-cuda-nvcc, nvidia-nvvm, nvidia-cuda-crt,
+nvidia-cuda-runtime, nvidia-cuda-cccl, nvidia-cuda-cuobjdump, nvidia-cuda-nvdisasm). No GPU.
 """
 
 from __future__ import annotations
@@ -207,6 +208,29 @@ def read_machine_code(cuobjdump: Path, binary: Path, kernels: dict[str, Kernel])
             kernels[mangled].threads = sizes[0] * (sizes[1] if len(sizes) > 1 else 1)
 
 
+def link(build: Path, objects: list[Path], nvcc: Path) -> str:
+    """Links the harness of a finished CPU build with the kernels; returns what it says of devices."""
+    harness, table = CACHE / "trimtok_parity", CACHE / "table.o"
+    include = ["-I", ROOT, "-I", ROOT / "kernels/include"]
+    cuda = nvcc.resolve().parent.parent
+    libraries = [f"-L{folder}" for folder in (cuda / "lib64", cuda / "lib") if folder.is_dir()]
+    libraries += ["-lcudart_static", "-ldl", "-lrt", "-lpthread"]
+    parts = [*(build / "tests/parity/CMakeFiles/trimtok_parity.dir").glob("*.o"), table, *objects]
+    compiler = os.environ.get("CXX", "g++")
+    for command in (
+        [compiler, "-std=c++20", "-c", ROOT / "kernels/cuda/table.cc", *include, "-o", table],
+        [compiler, *parts, build / "kernels/libtt_kernels.a", *libraries, "-o", harness],
+    ):
+        result = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False)
+        if result.returncode != 0:
+            raise RuntimeError(f"linking failed\n{result.stderr[-4000:]}")
+    listing = subprocess.run([str(harness), "--list"], capture_output=True, text=True, check=False)
+    device = re.search(r"^device .*$", listing.stdout, re.MULTILINE)
+    if listing.returncode != 0 or device is None:
+        raise RuntimeError(f"the linked harness does not start: exit code {listing.returncode}")
+    return device.group(0)
+
+
 def findings(kernels: list[Kernel]) -> list[str]:
     """What must not be."""
     found = []
@@ -278,6 +302,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=min(4, os.cpu_count() or 1))
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--link", type=Path, metavar="BUILD")
     args = parser.parse_args()
     nvcc, cuobjdump = find_tool("nvcc"), find_tool("cuobjdump")
     if nvcc is None or cuobjdump is None:
@@ -286,6 +311,7 @@ def main() -> int:
     sources = args.sources or sorted(KERNELS.glob("*.cu"))
     archs = sorted(args.arch)
     kernels: list[Kernel] = []
+    objects: list[Path] = []
     version = nvcc_version(nvcc)
     CACHE.mkdir(parents=True, exist_ok=True)
 
@@ -295,6 +321,7 @@ def main() -> int:
         if not report.is_file():  # written last
             text = compile_one(nvcc, source, archs, binary)
             report.write_text(text, encoding="utf-8")
+        objects.append(binary)
         found = read_report(source.name, report.read_text(encoding="utf-8"))
         read_machine_code(cuobjdump, binary, found)
         mine = list(found.values())
@@ -312,6 +339,11 @@ def main() -> int:
             print(error, file=sys.stderr)
             return 1
     bad = findings(kernels)
+    if args.link is not None:
+        try:
+            print(f"linked with {args.link}: {link(args.link, objects, nvcc)}")
+        except RuntimeError as error:
+            bad.append(str(error))
     for line in bad:
         print(line)
     text = page(kernels, archs, version)
