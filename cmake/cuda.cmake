@@ -96,10 +96,17 @@ function(tt_add_cuda_host target)
     tt_cuda_host
     PRIVATE -O2 $<$<CXX_COMPILER_ID:GNU>:-fno-tree-loop-distribute-patterns>
             $<$<CXX_COMPILER_ID:Clang,AppleClang>:-fno-builtin>)
-  add_library(tt_cuda OBJECT ${TT_CUDA_SOURCES})
-  target_include_directories(tt_cuda PRIVATE include)
-  target_link_libraries(tt_cuda PRIVATE tt_options)
-  tt_compile_as_host_cuda(tt_cuda ${TT_CUDA_SOURCES})
-  target_sources(${target} PRIVATE cuda/table.cc $<TARGET_OBJECTS:tt_cuda> $<TARGET_OBJECTS:tt_cuda_host>)
+  # The seam is apart, so that tests of the layer build without the kernels.
+  set(kernels ${TT_CUDA_SOURCES})
+  list(REMOVE_ITEM kernels cuda/device.cu)
+  add_library(tt_cuda_seam OBJECT cuda/device.cu)
+  add_library(tt_cuda OBJECT ${kernels})
+  foreach(part tt_cuda_seam tt_cuda)
+    target_include_directories(${part} PRIVATE include)
+    target_link_libraries(${part} PRIVATE tt_options)
+    tt_compile_as_host_cuda(${part} ${TT_CUDA_SOURCES})
+  endforeach()
+  target_sources(${target} PRIVATE cuda/table.cc $<TARGET_OBJECTS:tt_cuda> $<TARGET_OBJECTS:tt_cuda_seam>
+                                   $<TARGET_OBJECTS:tt_cuda_host>)
   target_compile_definitions(${target} PRIVATE TT_CUDA_HOST)
 endfunction()

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -35,23 +37,24 @@ def cuda_headers() -> str | None:
     return None
 
 
-def build_host(directory: str, *options: str) -> Path:
+def build_host(targets: list[str], *options: str, directory: str = "cuda-host") -> Path:
     need("cmake")
     headers = cuda_headers()
     if headers is None:
         pytest.skip("no CUDA headers: install nvidia-cuda-runtime, nvidia-cuda-crt and nvidia-cuda-cccl 13.0")
     return build(
         ROOT / "build" / directory,
-        ["trimtok_parity", "trimtok_cuda_host_test"],
+        targets,
         "-DTRIMTOK_CUDA_HOST=ON",
         f"-DTRIMTOK_CUDA_INCLUDE_DIR={headers}",
+        "-DCMAKE_BUILD_TYPE=Release",
         *options,
     )
 
 
 @pytest.fixture(scope="session")
 def host() -> Path:
-    return build_host("cuda-host", "-DCMAKE_BUILD_TYPE=Release")
+    return build_host(["trimtok_parity", "trimtok_cuda_host_test"])
 
 
 def check_op(result: subprocess.CompletedProcess[str], op: str) -> None:
@@ -127,5 +130,70 @@ def test_instant_copies_hide_a_lax_wait(host: Path, monkeypatch: pytest.MonkeyPa
     assert run(program, "--bug", "none").returncode == 0
 
 
+@pytest.fixture(scope="session")
+def raced() -> Path:
+    """The planted bugs under ThreadSanitizer, which knows the fibers and what barriers order."""
+    need("g++")
+    if not Path(run("g++", "-print-file-name=libtsan.so").stdout.strip()).is_absolute():
+        pytest.skip("this g++ has no libtsan")
+    options = ("-DCMAKE_CXX_COMPILER=g++", "-DTRIMTOK_SANITIZE=thread")
+    folder = build_host(["trimtok_cuda_host_test"], *options, directory="cuda-host-tsan")
+    return folder / "tests/cuda_host/trimtok_cuda_host_test"
+
+
+@pytest.mark.parametrize("bug", ["no_barrier", "no_loop_barrier", "no_barrier_before_vote"])
+def test_thread_sanitizer_sees_races_in_every_order(
+    raced: Path, bug: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for order in ("forward", "reverse"):
+        monkeypatch.setenv("TRIMTOK_CUDA_HOST_ORDER", order)
+        result = run(raced, "--bug", bug)
+        assert result.returncode != 0
+        assert "ThreadSanitizer: data race" in result.stderr
+        assert "planted.cu:" in result.stderr
+
+
+def test_thread_sanitizer_finds_nothing_in_sound_kernels(raced: Path) -> None:
+    result = run(raced, "--bug", "none")
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert "ThreadSanitizer" not in result.stderr
+
+
 def test_unknown_bug_is_refused(host: Path) -> None:
     assert run(host / "tests/cuda_host/trimtok_cuda_host_test", "--bug", "gremlin").returncode == 2
+
+
+@pytest.mark.slow
+def test_models_run_through_the_cuda_kernels(host: Path, tmp_path: Path) -> None:
+    """The golden files of every family, device="cuda", in a package whose CUDA kernels the host executes."""
+    pytest.importorskip("pybind11")
+    assert host.is_dir()  # first: the same folder, configured without the extension
+    directory = build_host(["_core"], "-DTRIMTOK_PYTHON=ON", f"-DPython_EXECUTABLE={sys.executable}")
+    package = tmp_path / "trimtok_cpp"
+    shutil.copytree(ROOT / "python/trimtok_cpp", package, ignore=shutil.ignore_patterns("*.so"))
+    for core in (directory / "python/bindings").glob("_core*.so"):
+        shutil.copy(core, package)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "tests/test_device.py",
+        "-k",
+        "cuda",
+    ]
+    result = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
+    summary = result.stdout.strip().splitlines()[-1]
+    passed = re.search(r"(\d+) passed", summary)
+    assert passed is not None, summary
+    assert int(passed.group(1)) >= 10, summary

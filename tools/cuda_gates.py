@@ -1,24 +1,25 @@
 """Compiles the CUDA kernels for every GPU generation that is promised and checks what the compiler made.
 
-python tools/cuda_gates.py [--write | --check] [--arch 80 ...] [--jobs N] [FILE.cu ...]
+python tools/cuda_gates.py [--write | --check] [--link BUILD] [--arch 80 ...] [--jobs N] [FILE.cu ...]
 
 Fails on a warning, a spill, local memory, or a kernel without the tensor-core and asynchronous-copy
 instructions that it must have. --write renews docs/cuda_kernels.md, --check fails when it is not what this
-compiler says (registers are the compiler's, so another version is told and not compared). Needs nvcc 13 and
-cuobjdump, from a toolkit or from PyPI (nvidia-cuda-nvcc, nvidia-nvvm, nvidia-cuda-crt, nvidia-cuda-runtime,
-nvidia-cuda-cccl, nvidia-cuda-cuobjdump, nvidia-cuda-nvdisasm). No GPU.
+compiler says (registers are the compiler's, so another version is told and not compared). --link makes the
+parity harness of a CPU build one with these kernels and starts it: it must find its driver, or say why not.
+Needs nvcc 13 and cuobjdump, from a toolkit or from PyPI (nvidia-cuda-nvcc, nvidia-nvvm, nvidia-cuda-crt,
+nvidia-cuda-runtime, nvidia-cuda-cccl, nvidia-cuda-cuobjdump, nvidia-cuda-nvdisasm). No GPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
-import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 KERNELS = ROOT / "kernels/cuda"
 PAGE = ROOT / "docs/cuda_kernels.md"
+CACHE = ROOT / "build/cuda_gates"  # object files and reports, by what they were made from
 ARCHITECTURES = [75, 80, 86, 89, 90, 120]
 
 # Kernels that must multiply on tensor cores: (name, instruction, from which architecture on).
@@ -34,7 +36,8 @@ REQUIRED = [
     ("gemm_mma_kernel", "HMMA", 75),
     ("gemm_mma_kernel", "LDSM", 75),
     ("gemm_mma_kernel", "LDGSTS", 80),
-    ("flash_kernel", "HMMA", 75),
+    ("attention_many_kernel", "HMMA", 75),
+    ("attention_many_kernel", "LDSM", 75),
 ]
 # What sm_75 cannot run is never launched there: its body is a trap that spills nothing.
 COUNTED = ["HMMA", "IMMA", "LDSM", "LDGSTS", "FFMA", "IDP"]
@@ -81,15 +84,31 @@ class Kernel:
     on: dict[int, Entry] = field(default_factory=dict)
 
 
-def occupancy(entry: Entry, threads: int, gpu: Gpu) -> float:
+def occupancy(entry: Entry, threads: int, dynamic: int, gpu: Gpu) -> float:
     """Share of a multiprocessor's warps that can be resident. Registers are handed out in 256s per warp."""
     warps = -(-threads // 32)
     per_warp = -(-entry.registers * 32 // 256) * 256
     by_registers = (gpu.registers // 4 // per_warp) * 4 // warps if per_warp else gpu.blocks
-    shared = -(-entry.shared // gpu.shared_unit) * gpu.shared_unit + gpu.reserved
+    shared = -(-(entry.shared + dynamic) // gpu.shared_unit) * gpu.shared_unit + gpu.reserved
     by_shared = gpu.shared // shared if shared else gpu.blocks
     blocks = min(gpu.warps // warps, gpu.blocks, by_registers, by_shared)
     return blocks * warps / gpu.warps
+
+
+def dynamic_shared(name: str) -> int:
+    """Bytes that a launch adds, as the .cu files compute them for the sizes that page() names."""
+    numbers = [int(number) for number in re.findall(r"(?<![\w])\d+", name)]
+    if name.startswith("gemm_mma_kernel"):  # <dtype, feed, TileShape<rows, columns, depth>>: gemm_shared()
+        dtype, feed, rows, columns, depth = numbers
+        terms = 2 if dtype in (30, 39) else 1  # BF16, MXFP4
+        return 2 * (depth + 8) * (3 * terms * rows + (3 if feed == 0 else 2) * columns)
+    if name.startswith("attention_many_kernel"):  # <head_dim, keys>
+        return 2 * (64 + 2 * numbers[1]) * (numbers[0] + 8)
+    if name.startswith("attention_few_kernel"):
+        return 4 * 32 * 129
+    if name.startswith("matvec"):
+        return 4 * (4096 + 4096 // 8)
+    return 4 * 576 if name == "greedy_kernel<1>" else 0
 
 
 def find_tool(name: str) -> Path | None:
@@ -101,6 +120,16 @@ def find_tool(name: str) -> Path | None:
             return Path(folder) / "bin" / name
     found = shutil.which(name)
     return Path(found) if found else None
+
+
+def key_of(source: Path, archs: list[int], version: str) -> str:
+    """Changes when anything does that the object file of this source depends on."""
+    digest = hashlib.sha256(f"{version} {archs}".encode())
+    seen = [*KERNELS.glob("*.h"), *KERNELS.glob("*.cuh"), *ROOT.glob("kernels/include/**/*.*")]
+    headers = [ROOT / "kernels/check.h", *(path for path in seen if path.name != "gpu_host.h")]
+    for path in [source, *sorted(headers)]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def compile_one(nvcc: Path, source: Path, archs: list[int], out: Path) -> str:
@@ -179,6 +208,29 @@ def read_machine_code(cuobjdump: Path, binary: Path, kernels: dict[str, Kernel])
             kernels[mangled].threads = sizes[0] * (sizes[1] if len(sizes) > 1 else 1)
 
 
+def link(build: Path, objects: list[Path], nvcc: Path) -> str:
+    """Links the harness of a finished CPU build with the kernels; returns what it says of devices."""
+    harness, table = CACHE / "trimtok_parity", CACHE / "table.o"
+    include = ["-I", ROOT, "-I", ROOT / "kernels/include"]
+    cuda = nvcc.resolve().parent.parent
+    libraries = [f"-L{folder}" for folder in (cuda / "lib64", cuda / "lib") if folder.is_dir()]
+    libraries += ["-lcudart_static", "-ldl", "-lrt", "-lpthread"]
+    parts = [*(build / "tests/parity/CMakeFiles/trimtok_parity.dir").glob("*.o"), table, *objects]
+    compiler = os.environ.get("CXX", "g++")
+    for command in (
+        [compiler, "-std=c++20", "-c", ROOT / "kernels/cuda/table.cc", *include, "-o", table],
+        [compiler, *parts, build / "kernels/libtt_kernels.a", *libraries, "-o", harness],
+    ):
+        result = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False)
+        if result.returncode != 0:
+            raise RuntimeError(f"linking failed\n{result.stderr[-4000:]}")
+    listing = subprocess.run([str(harness), "--list"], capture_output=True, text=True, check=False)
+    device = re.search(r"^device .*$", listing.stdout, re.MULTILINE)
+    if listing.returncode != 0 or device is None:
+        raise RuntimeError(f"the linked harness does not start: exit code {listing.returncode}")
+    return device.group(0)
+
+
 def findings(kernels: list[Kernel]) -> list[str]:
     """What must not be."""
     found = []
@@ -203,7 +255,8 @@ def cell(kernel: Kernel, arch: int) -> str:
         return "-"
     if kernel.threads == 0:
         return f"{entry.registers}"
-    return f"{entry.registers} / {round(100 * occupancy(entry, kernel.threads, GPUS[arch]))} %"
+    share = occupancy(entry, kernel.threads, dynamic_shared(kernel.name), GPUS[arch])
+    return f"{entry.registers} / {round(100 * share)} %" if share else f"{entry.registers} / not launched"
 
 
 def page(kernels: list[Kernel], archs: list[int], version: str) -> str:
@@ -213,8 +266,8 @@ def page(kernels: list[Kernel], archs: list[int], version: str) -> str:
         "",
         f"Written by `tools/cuda_gates.py --write` with nvcc {version}; do not edit. No kernel spills, none",
         "uses local memory. Cells: registers per thread / share of a multiprocessor's warps that can be",
-        "resident, computed from registers, static shared memory and the launch bounds. Dynamic shared",
-        "memory, which is chosen at launch, is not in it: `docs/cuda.md` names the kernels that have it.",
+        "resident, computed from registers, shared memory and the launch bounds. Shared memory: static +",
+        "dynamic, the latter as launched for 4096 columns, heads of 128 and 576 rows to pick from.",
         "Instructions are those of the machine code for sm_80.",
         "",
     ]
@@ -229,7 +282,9 @@ def page(kernels: list[Kernel], archs: list[int], version: str) -> str:
             counted = ", ".join(f"{main.instructions[i]} {i}" for i in COUNTED if main.instructions[i])
             cells = " | ".join(cell(kernel, arch) for arch in archs)
             name = kernel.name.replace("|", r"\|")
-            lines.append(f"| `{name}` | {kernel.threads or '-'} | {main.shared} | {cells} | {counted} |")
+            dynamic = dynamic_shared(kernel.name)
+            shared = f"{main.shared} + {dynamic}" if dynamic else f"{main.shared}"
+            lines.append(f"| `{name}` | {kernel.threads or '-'} | {shared} | {cells} | {counted} |")
         lines.append("")
     return "\n".join(lines)
 
@@ -247,6 +302,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=min(4, os.cpu_count() or 1))
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--link", type=Path, metavar="BUILD")
     args = parser.parse_args()
     nvcc, cuobjdump = find_tool("nvcc"), find_tool("cuobjdump")
     if nvcc is None or cuobjdump is None:
@@ -255,12 +311,19 @@ def main() -> int:
     sources = args.sources or sorted(KERNELS.glob("*.cu"))
     archs = sorted(args.arch)
     kernels: list[Kernel] = []
+    objects: list[Path] = []
+    version = nvcc_version(nvcc)
+    CACHE.mkdir(parents=True, exist_ok=True)
 
     def work(source: Path) -> list[Kernel]:
-        with tempfile.TemporaryDirectory() as folder:
-            binary = Path(folder) / "kernel.o"
-            found = read_report(source.name, compile_one(nvcc, source, archs, binary))
-            read_machine_code(cuobjdump, binary, found)
+        binary = CACHE / f"{source.stem}-{key_of(source, archs, version)[:16]}.o"
+        report = binary.with_suffix(".log")
+        if not report.is_file():  # written last
+            text = compile_one(nvcc, source, archs, binary)
+            report.write_text(text, encoding="utf-8")
+        objects.append(binary)
+        found = read_report(source.name, report.read_text(encoding="utf-8"))
+        read_machine_code(cuobjdump, binary, found)
         mine = list(found.values())
         for kernel, name in zip(mine, demangle([k.name for k in mine]), strict=True):
             kernel.name = name
@@ -276,9 +339,13 @@ def main() -> int:
             print(error, file=sys.stderr)
             return 1
     bad = findings(kernels)
+    if args.link is not None:
+        try:
+            print(f"linked with {args.link}: {link(args.link, objects, nvcc)}")
+        except RuntimeError as error:
+            bad.append(str(error))
     for line in bad:
         print(line)
-    version = nvcc_version(nvcc)
     text = page(kernels, archs, version)
     if args.write:
         PAGE.write_text(text, encoding="utf-8")

@@ -87,7 +87,7 @@ def build(report: Report, build_dir: Path, rehearse: bool) -> bool:
     options += (
         ["-DTRIMTOK_CUDA_HOST=ON"] if rehearse else ["-DTRIMTOK_CUDA=ON", "-DCMAKE_CUDA_ARCHITECTURES=native"]
     )
-    targets = ["trimtok_parity"]
+    targets = ["trimtok_parity", "trimtok_cuda_host_test" if rehearse else "trimtok_cuda_device_test"]
     if importlib.util.find_spec("pybind11"):
         options += ["-DTRIMTOK_PYTHON=ON", f"-DPython_EXECUTABLE={sys.executable}"]
         targets.append("_core")
@@ -130,6 +130,17 @@ def describe(report: Report, parity: Path, rehearse: bool) -> str | None:
         rows["nvcc"] = report.run("nvcc", ["nvcc", "--version"])[1].strip().splitlines()[-1]
     report.lines += ["| | |", "|---|---|"] + [f"| {key} | {value} |" for key, value in rows.items()]
     return name
+
+
+def check_features(report: Report, build_dir: Path, rehearse: bool) -> None:
+    """Shuffles, atomics, lane maps of tensor cores, graphs: what the execution layer models, for real."""
+    report.section("What kernels are made of")
+    name = "trimtok_cuda_host_test" if rehearse else "trimtok_cuda_device_test"
+    code, text = report.run("features", [build_dir / "tests/cuda_host" / name])
+    if code != 0:
+        report.failed.append("features of the device")
+    report.lines.append(f"{text.count(chr(10) + 'ok ')} checks passed, exit code {code}.")
+    report.lines += [f"* {line}" for line in text.splitlines() if line.startswith("FAIL")]
 
 
 def check_ops(report: Report, parity: Path, isa: str) -> None:
@@ -179,13 +190,8 @@ def check_goldens(report: Report, build_dir: Path) -> None:
     package = build_dir / "package/trimtok_cpp"
     shutil.copytree(ROOT / "python/trimtok_cpp", package, dirs_exist_ok=True)
     shutil.copy(cores[-1], package)
-    env = {
-        "PYTHONPATH": str(package.parent),
-        "TRIMTOK_TEST_DEVICE": "cuda",
-        "TRIMTOK_FIXTURES": str(fixtures),
-    }
-    tests = ["tests/test_golden.py", "tests/test_cuda_device.py"]
-    tests = [name for name in tests if (ROOT / name).is_file()]
+    env = {"PYTHONPATH": str(package.parent), "TRIMTOK_FIXTURES": str(fixtures)}
+    tests = ["tests/test_device.py", "-k", "cuda"]
     code, text = report.run(
         "goldens", [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests], env
     )
@@ -233,6 +239,7 @@ def main() -> int:
     if build(report, build_dir, args.rehearse):
         device = describe(report, parity, args.rehearse)
     if device is not None:
+        check_features(report, build_dir, args.rehearse)
         check_ops(report, parity, isa)
         check_goldens(report, build_dir)
         if args.rehearse:

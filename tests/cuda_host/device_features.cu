@@ -1,4 +1,4 @@
-#include "features.h"
+#include "device_features.h"
 
 #include "kernels/cuda/gpu.h"
 
