@@ -39,7 +39,8 @@ __global__ void __launch_bounds__(kThreads) attention_few_kernel(AttentionArgs a
   GPU_SHARED(float, queries, [kQueries][kMaxHeadDim]);
   GPU_SHARED(float, weights, [kQueries][kKeys]);
   GPU_SHARED(float, rescale, [kQueries]);
-  GPU_SHARED(float, sums, [kQueries][2]);  // maximum and sum of each query, at the end
+  GPU_SHARED(int64_t, seen, [kQueries][2]);  // by each query: first key, and one past the last
+  GPU_SHARED(float, sums, [kQueries][2]);    // maximum and sum of each query, at the end
   GPU_SHARED(float, halves, [kQueries][kThreads]);
   const int64_t kv_head = blockIdx.x;
   const int64_t first = static_cast<int64_t>(blockIdx.y) * kQueries;
@@ -55,20 +56,23 @@ __global__ void __launch_bounds__(kThreads) attention_few_kernel(AttentionArgs a
     const Query query = query_of(a, kv_head, first + i);
     const float* q = row_of<float>(a.q, query.t) + query.head * dim;
     for (int d = tid; d < dim; d += kThreads) queries[i][d] = q[d] * a.scale;
+    const Interval interval = interval_of(a, query.t);
+    if (tid == 0) seen[i][0] = interval.begin;
+    if (tid == 0) seen[i][1] = interval.end;
   }
+  __syncthreads();
   // What this block's queries see of the split; no key outside is read.
   int64_t low = a.k.rows;
   int64_t high = 0;
   for (int i = 0; i < n_queries; ++i) {
-    const Interval seen = interval_of(a, query_of(a, kv_head, first + i).t);
-    if (seen.begin == seen.end) continue;
-    low = seen.begin < low ? seen.begin : low;
-    high = seen.end > high ? seen.end : high;
+    if (seen[i][0] == seen[i][1]) continue;
+    low = min(low, seen[i][0]);
+    high = max(high, seen[i][1]);
   }
   const int64_t split_begin = static_cast<int64_t>(blockIdx.z) * split.length;
   const int64_t split_end = split_begin + split.length;
-  low = low < split_begin ? split_begin : low;
-  high = high > split_end ? split_end : high;
+  low = max(low, split_begin);
+  high = min(high, split_end);
 
   // Values: `width` threads side by side own the dimensions, threads beyond take every other key.
   const int width = dim <= kThreads / 2 ? kThreads / 2 : kThreads;
@@ -96,13 +100,12 @@ __global__ void __launch_bounds__(kThreads) attention_few_kernel(AttentionArgs a
         if (d + e < dim) keys[key * stride + d + e] = v[e];
       }
     }
-    __syncthreads();  // also: queries are there
+    __syncthreads();
 #pragma unroll
     for (int i = 0; i < kQueriesPerWarp; ++i) {
       const int query = warp * kQueriesPerWarp + i;
       if (query >= n_queries) break;
-      const Interval seen = interval_of(a, query_of(a, kv_head, first + query).t);
-      const bool sees = lane < n_keys && s0 + lane >= seen.begin && s0 + lane < seen.end;
+      const bool sees = lane < n_keys && s0 + lane >= seen[query][0] && s0 + lane < seen[query][1];
       float score = 0.0f;
       const float* k = keys + (lane < n_keys ? lane : 0) * stride;
       for (int d = 0; d < dim; ++d) score = fmaf(queries[query][d], k[d], score);
@@ -140,7 +143,8 @@ __global__ void __launch_bounds__(kThreads) attention_few_kernel(AttentionArgs a
         }
       }
     }
-    __syncthreads();  // keys, weights and rescale are free again
+    // No barrier: the next round writes keys, which nobody reads here, and meets one before it writes
+    // weights.
   }
 
 #pragma unroll

@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(kThreads, blocks_wanted(kDim))
       }
       seen_by_any[tid] = seen;
     }
-    __syncthreads();
+    __syncthreads();  // also: nobody is at the keys and values of the round before
     for (int u = tid; u < kKeys * kUnits; u += kThreads) {
       const int key = u / kUnits;
       const int d = u % kUnits * 8;
@@ -210,7 +210,6 @@ __global__ void __launch_bounds__(kThreads, blocks_wanted(kDim))
         gpu::mma_f16(out[2 * d + 1], weights, b1);
       }
     }
-    __syncthreads();  // keys and values are free again
   }
 
 #pragma unroll
