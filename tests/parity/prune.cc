@@ -136,6 +136,39 @@ void check_missing_rows(Suite& s, GreedyRule rule, int64_t n, int64_t count) {
   s.expect(actual.same_bytes(expected), "other picks than with the whole matrix");
 }
 
+// More rows than any fast memory holds; the matrix has only the `n_rows` rows that are picked.
+void check_wide(Suite& s, GreedyRule rule, int64_t n, int32_t n_rows) {
+  const Tensor gram(kF32, n_rows, n, s.next_layout());
+  Tensor total(kF32, 1, n);
+  for (int64_t i = 0; i < n; ++i) {
+    for (int32_t r = 0; r < n_rows; ++r)
+      gram.f32(r)[i] = 0.25f * static_cast<float>(s.rng().below(512) - 256);
+    total.f32(0)[i] = 0.5f * static_cast<float>(s.rng().below(512));
+  }
+  Array<int32_t> slot(static_cast<size_t>(n), -1);
+  Picking picking;
+  picking.rule = rule;
+  picking.states.emplace_back(kF32, 1, n, s.next_layout());
+  GreedyProblem p;
+  p.gram = gram.matrix();
+  p.slot = slot.data();
+  p.total = total.f32(0);
+  p.state = picking.states[0].matrix();
+  p.count = n_rows + 2;
+  picking.problems.push_back(p);
+  // By the reference: whichever row it waits for gets the next row of the matrix.
+  const Tensor picks(Dtype::kI32, 1, p.count);
+  const float* worth = total.f32(0);
+  for (int32_t r = 0; r < n_rows; ++r) {
+    slot[static_cast<size_t>(std::min_element(worth, worth + n) - worth)] = r;
+    const Execution execution(Execution::Threads::kNone, 1, 1);
+    (void)ref::greedy_pick(execution.context(), picking.args(picks.matrix(), Matrix{}));
+    s.expect(picking.done[0] == r + 1, "the reference does not stop at the missing row");
+    worth = picking.states[0].f32(0);
+  }
+  compare_picks(s, picking, p.count);
+}
+
 }  // namespace
 
 void prune_anchors(Suite& s, Op op) {
@@ -367,6 +400,13 @@ void check_greedy_pick(Suite& s) {
       }
     }
     if (s.begin_case("rule=%d missing rows", name)) check_missing_rows(s, rule, 41, 23);
+    if (s.begin_case("rule=%d many problems", name)) {
+      Picking picking;
+      picking.rule = rule;
+      for (int64_t i = 0; i < 53; ++i) picking.add(s, 3 + i % 7, 1 + i % 3, 0.25f);
+      compare_picks(s, picking, 3);
+    }
+    if (rule != GreedyRule::kFacility && s.begin_case("rule=%d n=12001", name)) check_wide(s, rule, 12001, 5);
     if (s.begin_case("rule=%d missing rows, all picked", name)) check_missing_rows(s, rule, 19, 19);
   }
   if (s.begin_case("bad arguments")) {
