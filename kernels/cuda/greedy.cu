@@ -95,6 +95,46 @@ __device__ Best facility_next(const GreedyProblem& p, const float* best, int t, 
   }
 }
 
+// State before the first pick, or as the call before left it.
+__device__ __forceinline__ void start_state(const GreedyProblem& p, GreedyRule rule, int t, int n,
+                                            float* state) {
+  const float infinity = __int_as_float(0x7f800000);
+  for (int i = static_cast<int>(threadIdx.x); i < n; i += static_cast<int>(blockDim.x)) {
+    if (t > 0) {
+      state[i] = row_of<float>(p.state, 0)[i];
+      continue;
+    }
+    state[i] = rule == GreedyRule::kMaxSum ? 0.0f : -infinity;
+    if (rule != GreedyRule::kFacility) continue;
+    row_of<float>(p.state, 1)[i] = infinity;
+    row_of<float>(p.state, 2)[i] = 0.0f;
+  }
+}
+
+// The first pick and its value.
+__device__ __forceinline__ Best first_pick(const GreedyProblem& p, GreedyRule rule, int n, Slots& slots) {
+  if (p.first >= 0) return {p.total == nullptr ? 0.0f : p.total[p.first], p.first};
+  const float sign = rule == GreedyRule::kFacility ? -1.0f : 1.0f;
+  const Best best = smallest_of(p.total, n, sign, slots);
+  return {sign * best.value, best.index};
+}
+
+// Takes `pick`, whose row of gram is g, into the state; returns the smallest element of that.
+__device__ __forceinline__ Best take(const GreedyProblem& p, GreedyRule rule, int pick, const float* g, int n,
+                                     float* state, Slots& slots) {
+  const float infinity = __int_as_float(0x7f800000);
+  Best low{infinity, kNone};
+  for (int j = static_cast<int>(threadIdx.x); j < n; j += static_cast<int>(blockDim.x)) {
+    float v = state[j];
+    if (j == pick && rule == GreedyRule::kFacility) row_of<float>(p.state, 1)[j] = -infinity;
+    if (j == pick && rule != GreedyRule::kFacility) v = infinity;
+    v = rule == GreedyRule::kMaxSum ? v + g[j] : fmaxf(v, g[j]);
+    state[j] = v;
+    low = smaller(low, {v, j});
+  }
+  return block_smallest(low, slots.best);
+}
+
 template <bool kShared>
 __global__ void __launch_bounds__(kThreads, 1)
     greedy_kernel(const __grid_constant__ GreedyPickArgs a, const __grid_constant__ Batch batch,
@@ -106,39 +146,23 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int64_t b = first + blockIdx.x;
   const auto n = static_cast<int>(p.gram.cols);
   const bool facility = a.rule == GreedyRule::kFacility;
-  const float infinity = __int_as_float(0x7f800000);
-  float* kept = row_of<float>(p.state, 0);
-  float* state = kShared ? shared : kept;
+  float* state = kShared ? shared : row_of<float>(p.state, 0);
   auto* picks = row_of<int32_t>(a.out, b);
   float* scores = a.scores.data == nullptr ? nullptr : row_of<float>(a.scores, b);
   int t = a.done[b];
   __syncthreads();  // done is written below
   if (t >= p.count) return;
-  const bool broken_start = t < 0;
-  if (broken_start) t = 0;
+  Found found = t < 0 ? Found::kBroken : Found::kRow;
+  t = max(t, 0);
 
-  for (int i = static_cast<int>(threadIdx.x); i < n; i += static_cast<int>(blockDim.x)) {
-    if (t > 0) {
-      state[i] = kept[i];
-      continue;
-    }
-    state[i] = a.rule == GreedyRule::kMaxSum ? 0.0f : -infinity;
-    if (facility) row_of<float>(p.state, 1)[i] = infinity;
-    if (facility) row_of<float>(p.state, 2)[i] = 0.0f;
-  }
+  start_state(p, a.rule, t, n, state);
   __syncthreads();
-  Best next{0.0f, kNone};  // of state, for the rules that pick its smallest element
-  if (t > 0 && !facility) next = smallest_of(state, n, 1.0f, slots);
-
-  Found found = broken_start ? Found::kBroken : Found::kRow;
+  Best low{0.0f, kNone};  // of state: the next pick, but for kFacility
+  if (t > 0 && !facility) low = smallest_of(state, n, 1.0f, slots);
   for (; found == Found::kRow && t < p.count; ++t) {
-    Best pick = next;
-    if (t == 0 && p.first >= 0) {
-      pick = {p.total == nullptr ? 0.0f : p.total[p.first], p.first};
-    } else if (t == 0) {
-      const float sign = facility ? -1.0f : 1.0f;
-      pick = smallest_of(p.total, n, sign, slots);
-      pick.value *= sign;
+    Best pick = low;
+    if (t == 0) {
+      pick = first_pick(p, a.rule, n, slots);
     } else if (facility) {
       pick = facility_next(p, state, t, n, slots, &found);
       if (found != Found::kRow) break;
@@ -148,30 +172,20 @@ __global__ void __launch_bounds__(kThreads, 1)
     const float* g = nullptr;
     found = pick.index == kNone ? Found::kBroken : gram_row(p, pick.index, &g);
     if (found != Found::kRow) break;
-    if (threadIdx.x == 0) {
-      picks[t] = pick.index;
-      if (scores != nullptr) scores[t] = pick.value;
-    }
-    Best low{infinity, kNone};
-    for (int j = static_cast<int>(threadIdx.x); j < n; j += static_cast<int>(blockDim.x)) {
-      float v = state[j];
-      if (facility && j == pick.index) row_of<float>(p.state, 1)[j] = -infinity;
-      if (!facility && j == pick.index) v = infinity;
-      v = a.rule == GreedyRule::kMaxSum ? v + g[j] : fmaxf(v, g[j]);
-      state[j] = v;
-      low = smaller(low, {v, j});
-    }
-    next = block_smallest(low, slots.best);
+    if (threadIdx.x == 0) picks[t] = pick.index;
+    if (threadIdx.x == 0 && scores != nullptr) scores[t] = pick.value;
+    low = take(p, a.rule, pick.index, g, n, state, slots);
   }
   // A number that breaks the contract: no further picks, and nobody waits for them.
   if (found == Found::kBroken) {
-    for (int i = t + static_cast<int>(threadIdx.x); i < p.count; i += static_cast<int>(blockDim.x))
+    for (int i = t + static_cast<int>(threadIdx.x); i < p.count; i += static_cast<int>(blockDim.x)) {
       picks[i] = -1;
+    }
     t = p.count;
   }
   if (threadIdx.x == 0) a.done[b] = t;
   for (int i = static_cast<int>(threadIdx.x); kShared && i < n; i += static_cast<int>(blockDim.x)) {
-    kept[i] = state[i];
+    row_of<float>(p.state, 0)[i] = state[i];
   }
 }
 
