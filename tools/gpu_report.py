@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Proves the CUDA backend on this machine's GPU and writes what was found, with the device's name.
 
-python tools/gpu_report.py [--out FOLDER] [--minutes 10] [--rehearse]
+python tools/gpu_report.py [--out FOLDER] [--build FOLDER] [--minutes 10] [--rehearse]
 
 Needs nvcc, a C++ compiler, CMake and a GPU; no network, no Python package but the standard library. Builds
 the kernels for this GPU, runs every op against the reference on the device, the golden files where the
@@ -227,13 +227,14 @@ def benchmark(report: Report, parity: Path, isa: str, device: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", ROOT / "build/gpu_report")))
+    parser.add_argument("--build", type=Path, help="default: build/gpu, or build/gpu-rehearsal")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--rehearse", action="store_true", help="execute the kernels on the host")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     report = Report(args.out, time.monotonic() + 60 * args.minutes - 15)
     isa = "cuda_host" if args.rehearse else "cuda"
-    build_dir = ROOT / ("build/gpu-rehearsal" if args.rehearse else "build/gpu")
+    build_dir = args.build or ROOT / ("build/gpu-rehearsal" if args.rehearse else "build/gpu")
     parity = build_dir / "tests/parity/trimtok_parity"
     device = None
     if build(report, build_dir, args.rehearse):

@@ -5,6 +5,7 @@
 // take them for accesses of the kernel.
 #pragma once
 
+#include <mutex>
 #include <random>
 #include <string>
 
@@ -103,6 +104,10 @@ struct Machine {
   std::mt19937_64 rng;
 };
 extern Machine g_machine;
+// There is one device: who launches, allocates or copies holds this. Recursive, so that a launch inside a
+// kernel is reported and does not hang.
+std::recursive_mutex& device_mutex();
+using DeviceLock = std::lock_guard<std::recursive_mutex>;
 
 // Records the first error, with the running thread's place in the grid. From inside a fiber fail() is what
 // stops it; the scheduler uses this directly.

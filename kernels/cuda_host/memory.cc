@@ -134,12 +134,14 @@ size_t extent(size_t bytes) {
 }  // namespace
 
 size_t device_bytes_used() {
+  const DeviceLock lock(device_mutex());
   size_t used = 0;
   for (const DeviceBuffer& b : buffers()) used += b.bytes;
   return used;
 }
 
 void* device_allocate(size_t bytes) {
+  const DeviceLock lock(device_mutex());
   if (bytes > options().device_bytes || device_bytes_used() > options().device_bytes - bytes) return nullptr;
   void* base = nullptr;
   if (posix_memalign(&base, kDeviceAlign, extent(bytes)) != 0) return nullptr;
@@ -156,6 +158,7 @@ void* device_allocate(size_t bytes) {
 }
 
 bool device_release(void* p) {
+  const DeviceLock lock(device_mutex());
   auto& list = buffers();
   for (size_t i = 0; i < list.size(); ++i) {
     if (list[i].p != p) continue;
@@ -168,6 +171,7 @@ bool device_release(void* p) {
 }
 
 bool range_is_sound(const void* p, size_t bytes) {
+  const DeviceLock lock(device_mutex());
   const auto* begin = static_cast<const char*>(p);
   for (const DeviceBuffer& b : buffers()) {
     const bool touches = begin >= b.p - kDeviceGuard && begin < b.p + b.bytes + kDeviceGuard;
@@ -177,6 +181,7 @@ bool range_is_sound(const void* p, size_t bytes) {
 }
 
 bool is_device_range(const void* p, size_t bytes) {
+  const DeviceLock lock(device_mutex());
   const auto* begin = static_cast<const char*>(p);
   for (const DeviceBuffer& b : buffers()) {
     if (begin >= b.p && begin < b.p + b.bytes) return bytes <= static_cast<size_t>(b.p + b.bytes - begin);

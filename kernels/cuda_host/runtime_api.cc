@@ -29,10 +29,10 @@ struct CUevent_st {
 namespace cuda_host {
 namespace {
 
-cudaError_t g_last_error = cudaSuccess;
+thread_local cudaError_t t_last_error = cudaSuccess;
 
 cudaError_t result(cudaError_t e) {
-  if (e != cudaSuccess) g_last_error = e;
+  if (e != cudaSuccess) t_last_error = e;
   return e;
 }
 
@@ -51,16 +51,27 @@ cudaError_t copy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, 
     if (kind != cudaMemcpyDefault) return result(cudaErrorInvalidValue);
   }
   if (!range_is_sound(to, bytes) || !range_is_sound(from, bytes)) return result(cudaErrorInvalidValue);
-  put(stream, [=] { std::memmove(to, from, bytes); });
+  put(stream, [=] {
+    const DeviceLock lock(device_mutex());
+    std::memmove(to, from, bytes);
+  });
   return cudaSuccess;
 }
 
 }  // namespace
 
 void submit(void* stream, dim3 grid, dim3 block, size_t dynamic_shared, std::function<void()> body) {
-  if (g_thread != nullptr) fail("a launch inside a kernel");
-  put(static_cast<cudaStream_t>(stream),
-      [=, kernel = std::move(body)] { run_grid(grid, block, dynamic_shared, kernel); });
+  bool inside = false;
+  {
+    const DeviceLock lock(device_mutex());
+    inside =
+        g_thread != nullptr;  // only ever true for the thread that runs the kernel: the others wait above
+  }
+  if (inside) fail("a launch inside a kernel");
+  put(static_cast<cudaStream_t>(stream), [=, kernel = std::move(body)] {
+    const DeviceLock inner(device_mutex());  // a graph runs this later
+    run_grid(grid, block, dynamic_shared, kernel);
+  });
 }
 
 }  // namespace cuda_host
@@ -223,8 +234,8 @@ cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t start, cudaEvent_t stop)
 }
 
 cudaError_t cudaGetLastError() {
-  const cudaError_t e = cuda_host::g_last_error;
-  cuda_host::g_last_error = cudaSuccess;
+  const cudaError_t e = cuda_host::t_last_error;
+  cuda_host::t_last_error = cudaSuccess;
   return e;
 }
 const char* cudaGetErrorName(cudaError_t e) {

@@ -60,6 +60,11 @@ Thread* g_thread = nullptr;
 Block g_block;
 Machine g_machine;
 
+std::recursive_mutex& device_mutex() {
+  static std::recursive_mutex mutex;
+  return mutex;
+}
+
 Options& options() {
   static Options o = options_from_environment();
   return o;
