@@ -106,7 +106,7 @@ struct PatchifyArgs {
   int32_t patch = 0;
 };
 
-// out = residual + act(x . w^T + bias), computed in f32 whatever w's storage.
+// out = residual + act(x . w^T + bias), in f32 whatever w's storage (devices may round to f16: cuda/matmul.cuh).
 // out: [T, N]; x: [T, K]; w: any [N, K]; bias: [N] or null; residual: [T, N] or absent, may be out.
 struct MatmulArgs {
   Matrix out;
@@ -120,7 +120,7 @@ struct MatmulArgs {
 // out[t] = softmax(scale * q[t] . k[begin[t]:end[t]]^T) . v[begin[t]:end[t]] per head; query head h reads
 // key/value head h / (H/G). With softcap c > 0 the scaled scores become c tanh(s / c).
 // Row t sees the keys of one interval: causal, sliding-window, unmasked, per-image bidirectional and
-// block-diagonal masks are all intervals, so no mask matrix exists anywhere.
+// block-diagonal masks are all intervals: no mask matrix. Devices may round to f16: cuda/attention.cuh.
 // out, q: [T, H*E]; k, v: F32 | F16 | BF16 | Q8_0 [S, G*E], each its own dtype, E a multiple of 32 for Q8_0;
 // begin, end: [T], 0 <= begin <= end <= S.
 struct AttentionArgs {
