@@ -339,6 +339,7 @@ def select(
     alpha: float | None = None,
     pool: float = 1.5,
     pareto_weight: float = 0.5,
+    inter_weight: float = 1.0,
     grids: Sequence[tuple[int, int]] | None = None,
     **unused: Any,
 ) -> Selection:
@@ -407,6 +408,7 @@ def select(
                 "alpha": alpha,
                 "pool": pool,
                 "weight": pareto_weight,
+                "inter_weight": inter_weight,
                 "full": full,
             },
         )
@@ -467,12 +469,14 @@ def _two_stages(
         out.kept = per_picture(union)
         return
     y = normalised(x[union])
-    greedy = Greedy(y @ y.T, setting["stage1"], range(len(union)), clarity)
+    borders = owner[union][:, None] != owner[union][None, :]
+    similar = np.where(borders, setting["inter_weight"], 1.0) * (y @ y.T)
+    greedy = Greedy(similar, setting["stage1"], range(len(union)), clarity)
     out.pool_size = min(out.stage1_budget, math.ceil(setting["pool"] * b))
     picks = greedy.run(out.pool_size)
     pool = sorted(give_every_picture_a_row(picks, owner[union], greedy))
     rows_of_pool = [union[i] for i in pool]
-    g = y[pool] @ y[pool].T
+    g = similar[np.ix_(pool, pool)]
     p = len(pool)
     div = 1 - (g.sum(axis=1) - np.diag(g)) / (p - 1) if p > 1 else np.zeros(1)
     near = agreement(x[rows_of_pool], text, setting["align"])

@@ -57,6 +57,7 @@ from trimtok_cpp.pruning import DEFAULT_PRUNING
         ({"keep": 0.2, "alpha": math.nan}, ["[alpha]", "nan", "[0, 1]"]),
         ({"keep": 0.2, "pareto_weight": 1.5}, ["[pareto_weight]", "1.5", "[0, 1]"]),
         ({"keep": 0.2, "pareto_weight": None}, ["[pareto_weight]", "None", "[0, 1]"]),
+        ({"keep": 0.2, "inter_weight": -0.1}, ["[inter_weight]", "-0.1", "[0, 1]"]),
         ({"keep": 0.2, "seed": -1}, ["[seed]", "-1", f"0..{2**64 - 1}"]),
         ({"fit": True, "kv_memory_mb": 0}, ["[kv_memory_mb]", "0", "1..2147483647"]),
         ({"keep": 0.2, "kv_memory_mb": 64}, ["[kv_memory_mb]", "64", "fit=True"]),

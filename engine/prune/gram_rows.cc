@@ -1,6 +1,7 @@
 #include "engine/prune/gram_rows.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <numeric>
 
@@ -9,6 +10,39 @@ namespace {
 
 constexpr int64_t kPage = 256;
 constexpr double kStepFlops = 4e9;  // some 40 ms on two cores: what may pass between two looks at cancel
+
+// visit(first, last) for the rows of every picture.
+template <typename Visit>
+void for_each_picture(std::span<const int32_t> picture, const Visit& visit) {
+  const auto n = static_cast<int64_t>(picture.size());
+  for (int64_t first = 0; first < n;) {
+    int64_t last = first + 1;
+    while (last < n && picture[static_cast<size_t>(last)] == picture[static_cast<size_t>(first)]) ++last;
+    visit(first, last);
+    first = last;
+  }
+}
+
+Matrix block_of(const Matrix& m, int64_t row, int64_t rows, int64_t col, int64_t cols) {
+  return {row_of(m, row) + col, m.dtype, rows, cols, m.stride};
+}
+
+// out = inter_weight y y^T, and y y^T inside pictures; symmetric to the bit, as both parts are.
+void weighted_gram(Backend& backend, const RunControl& control, const ConstMatrix& y,
+                   const Pictures& pictures, const Matrix& out) {
+  {
+    const Arena::Mark mark(backend.arena());
+    const Matrix shrunk = backend.arena().matrix(y.rows, y.cols);
+    std::vector<int32_t> all(static_cast<size_t>(y.rows));
+    std::iota(all.begin(), all.end(), 0);
+    backend.gather_rows({shrunk, y, all.data(), std::sqrt(pictures.inter_weight)}, "pruning");
+    whole_gram(backend, control, shrunk, out);
+  }
+  for_each_picture(pictures.of_row, [&](int64_t first, int64_t last) {
+    const int64_t n = last - first;
+    backend.gram({block_of(out, first, n, first, n), row_range(y, first, n), 0, n}, "pruning");
+  });
+}
 
 }  // namespace
 
@@ -41,12 +75,38 @@ void block_gram(Backend& backend, const RunControl& control, const ConstMatrix& 
   }
 }
 
-GramRows::GramRows(Backend& backend, const RunControl& control, const ConstMatrix& y, int64_t max_whole)
-    : backend_(backend), control_(control), y_(y) {
+std::vector<float> similarity_totals(Backend& backend, const ConstMatrix& y, const Pictures& pictures) {
+  const Arena::Mark mark(backend.arena());
+  const Matrix sum = backend.arena().matrix(1, y.cols);
+  const auto totals = [&](const ConstMatrix& rows) {
+    const int32_t begin[] = {0, static_cast<int32_t>(rows.rows)};
+    backend.sum_rows({sum, rows, nullptr, begin}, "pruning");
+    return project(backend, rows, sum);
+  };
+  std::vector<float> all = totals(y);
+  if (!pictures.weighted()) return all;
+  for_each_picture(pictures.of_row, [&](int64_t first, int64_t last) {
+    const std::vector<float> own = totals(row_range(y, first, last - first));
+    for (int64_t i = first; i < last; ++i) {
+      const auto at = static_cast<size_t>(i);
+      const float inside = own[static_cast<size_t>(i - first)];
+      all[at] = inside + pictures.inter_weight * (all[at] - inside);
+    }
+  });
+  return all;
+}
+
+GramRows::GramRows(Backend& backend, const RunControl& control, const ConstMatrix& y,
+                   const Pictures& pictures, int64_t max_whole)
+    : backend_(backend), control_(control), y_(y), pictures_(pictures) {
   const int64_t n = y.rows;
   if (n <= max_whole) {
     matrix_ = backend.arena().matrix(n, n);
-    whole_gram(backend, control, y, matrix_);
+    if (pictures.weighted()) {
+      weighted_gram(backend, control, y, pictures, matrix_);
+    } else {
+      whole_gram(backend, control, y, matrix_);
+    }
     return;
   }
   const int64_t pages = std::max<int64_t>(2, max_whole * max_whole / (kPage * n));
@@ -84,13 +144,28 @@ void GramRows::load(int32_t wanted, std::span<const float> worth) {
                    });
   chosen.resize(more);
   chosen.push_back(wanted);
+  std::sort(chosen.begin(), chosen.end());
   Matrix rows = gathered_;
   rows.rows = static_cast<int64_t>(chosen.size());
-  backend_.gather_rows({rows, y_, chosen.data(), 1.0f}, "pruning");
+  const float weight = pictures_.weighted() ? pictures_.inter_weight : 1.0f;
+  backend_.gather_rows({rows, y_, chosen.data(), weight}, "pruning");
   Matrix out = matrix_;
   out.data = row_of(matrix_, base);
   out.rows = rows.rows;
   block_gram(backend_, control_, rows, y_, out);
+  if (pictures_.weighted()) {
+    backend_.gather_rows({rows, y_, chosen.data(), 1.0f}, "pruning");
+    for_each_picture(pictures_.of_row, [&](int64_t first, int64_t last) {
+      const auto from = std::lower_bound(chosen.begin(), chosen.end(), first) - chosen.begin();
+      const auto n = std::lower_bound(chosen.begin(), chosen.end(), last) - chosen.begin() - from;
+      if (n == 0) return;
+      MatmulArgs args;
+      args.out = block_of(out, from, n, first, last - first);
+      args.x = row_range(rows, from, n);
+      args.w = row_range(y_, first, last - first);
+      backend_.matmul(args, "pruning");
+    });
+  }
   for (size_t i = 0; i < chosen.size(); ++i) {
     const auto slot = static_cast<size_t>(base) + i;
     owner_[slot] = chosen[i];

@@ -10,12 +10,22 @@
 
 namespace trimtok {
 
+// Rows of several pictures, one picture after the other. A cosine with a row of another picture counts
+// `inter_weight` times (docs/pruning.md, "Stage 2").
+struct Pictures {
+  std::span<const int32_t> of_row;  // [n], ascending; empty: borders play no part
+  float inter_weight = 1.0f;
+
+  bool weighted() const { return !of_row.empty() && inter_weight != 1.0f; }
+};
+
 class GramRows {
  public:
   static constexpr int64_t kMaxWhole = 8192;  // 256 MiB, also the limit of the pages
 
   // y: [n, d] must outlive this; memory comes from the backend's arena, so a Mark must be set by the caller.
-  GramRows(Backend& backend, const RunControl& control, const ConstMatrix& y, int64_t max_whole = kMaxWhole);
+  GramRows(Backend& backend, const RunControl& control, const ConstMatrix& y, const Pictures& pictures = {},
+           int64_t max_whole = kMaxWhole);
 
   bool whole() const { return slots_.empty(); }
   const Matrix& matrix() const { return matrix_; }
@@ -29,6 +39,7 @@ class GramRows {
   Backend& backend_;
   const RunControl& control_;
   ConstMatrix y_;
+  Pictures pictures_;
   Matrix matrix_;               // [n, n], or [pages * kPage, n]
   std::vector<int32_t> slots_;  // row of matrix_ per row of y; empty when whole
   std::vector<int32_t> owner_;  // row of y per row of matrix_, -1: none
@@ -38,6 +49,8 @@ class GramRows {
 
 // out = y y^T, in pieces short enough to cancel between.
 void whole_gram(Backend& backend, const RunControl& control, const ConstMatrix& y, const Matrix& out);
+// out[i] = sum of weighted similarities of row i to all rows, itself included.
+std::vector<float> similarity_totals(Backend& backend, const ConstMatrix& y, const Pictures& pictures);
 // out = x y^T, likewise.
 void block_gram(Backend& backend, const RunControl& control, const ConstMatrix& x, const ConstMatrix& y,
                 const Matrix& out);

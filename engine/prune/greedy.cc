@@ -11,12 +11,9 @@ constexpr float kInf = std::numeric_limits<float>::infinity();
 }  // namespace
 
 GreedySet::GreedySet(Backend& backend, const RunControl& control, const ConstMatrix& y, GreedyRule rule,
-                     int64_t max_whole)
-    : backend_(backend), control_(control), rule_(rule), gram_(backend, control, y, max_whole) {
-  const Matrix sum = backend.arena().matrix(1, y.cols);
-  const int32_t begin[] = {0, static_cast<int32_t>(y.rows)};
-  backend.sum_rows({sum, y, nullptr, begin}, "pruning");
-  total_ = project(backend, y, sum);
+                     const Pictures& pictures, int64_t max_whole)
+    : backend_(backend), control_(control), rule_(rule), gram_(backend, control, y, pictures, max_whole) {
+  total_ = similarity_totals(backend, y, pictures);
   state_ = backend.arena().matrix(rule == GreedyRule::kFacility ? 3 : 1, y.rows);
 }
 

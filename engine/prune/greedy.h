@@ -14,7 +14,7 @@ class GreedySet {
  public:
   // As for GramRows.
   GreedySet(Backend& backend, const RunControl& control, const ConstMatrix& y, GreedyRule rule,
-            int64_t max_whole = GramRows::kMaxWhole);
+            const Pictures& pictures = {}, int64_t max_whole = GramRows::kMaxWhole);
 
   // Picks until there are `count`, or until `stop_at` is reached (see GreedyProblem). first < 0: by the rule.
   void pick(int64_t count, int32_t first = -1, float stop_at = 3.4e38f);

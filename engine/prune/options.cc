@@ -52,6 +52,9 @@ void validate(const PruneOptions& o) {
   if (!(o.pareto_weight >= 0.0 && o.pareto_weight <= 1.0)) {
     refuse("pareto_weight", o.pareto_weight, "in [0, 1]: 0 is agreement alone, 1 diversity alone");
   }
+  if (!(o.inter_weight >= 0.0 && o.inter_weight <= 1.0)) {
+    refuse("inter_weight", o.inter_weight, "in [0, 1]: 1 is blind to the borders of pictures");
+  }
 }
 
 const char* selector_name(Selector selector) {

@@ -37,6 +37,7 @@ struct PruneOptions {
   std::optional<double> alpha;  // split of the budget between the stages; none: by the measures
   double pool = 1.5;            // kappa
   double pareto_weight = 0.5;
+  double inter_weight = 1.0;  // of a cosine between rows of different pictures, in stage 2
   uint64_t seed = 0;
 };
 

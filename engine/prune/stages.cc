@@ -59,15 +59,16 @@ void pick_group(Backend& backend, const RunControl& control, const Scene& scene,
 
 // Row ids among `candidates`, the pool of stage 2, in pick order.
 std::vector<int32_t> candidate_pool(Backend& backend, const RunControl& control, const Scene& scene,
-                                    const ConstMatrix& y, std::span<const int32_t> picture, int64_t size,
+                                    const ConstMatrix& y, const Pictures& pictures, int64_t size,
                                     GreedyRule rule) {
   std::vector<int32_t> pool(static_cast<size_t>(y.rows));
   std::iota(pool.begin(), pool.end(), 0);
   if (size == y.rows) return pool;
   const Arena::Mark mark(backend.arena());
-  GreedySet set(backend, control, y, rule);
+  GreedySet set(backend, control, y, rule, pictures);
   set.pick(size);
   pool = set.picks();
+  const std::span<const int32_t> picture = pictures.of_row;
   give_floor(picture, scene.n_pictures, pool, [&](int32_t k) {
     std::vector<int32_t> own;
     for (size_t i = 0; i < picture.size(); ++i) {
@@ -78,14 +79,12 @@ std::vector<int32_t> candidate_pool(Backend& backend, const RunControl& control,
   return pool;
 }
 
-// 1 - mean cosine of each row with the others.
-std::vector<double> pool_diversity(Backend& backend, const ConstMatrix& y, std::span<const float> norms) {
+// 1 - mean similarity of each row to the others.
+std::vector<double> pool_diversity(Backend& backend, const ConstMatrix& y, const Pictures& pictures,
+                                   std::span<const float> norms) {
   std::vector<double> div(static_cast<size_t>(y.rows), 0.0);
   if (y.rows < 2) return div;
-  const Matrix sum = backend.arena().matrix(1, y.cols);
-  const int32_t begin[] = {0, static_cast<int32_t>(y.rows)};
-  backend.sum_rows({sum, y, nullptr, begin}, "pruning");
-  const std::vector<float> total = project(backend, y, sum);
+  const std::vector<float> total = similarity_totals(backend, y, pictures);
   for (size_t i = 0; i < div.size(); ++i) {
     const double self = norms[i] > 0.0f ? 1.0 : 0.0;
     div[i] = 1.0 - (total[i] - self) / static_cast<double>(y.rows - 1);
@@ -131,6 +130,7 @@ std::vector<int32_t> select_across_pictures(Backend& backend, const RunControl& 
                                             const PruneOptions& options, PruneReport& report) {
   const Arena::Mark mark(backend.arena());
   const auto n = static_cast<int64_t>(candidates.size());
+  const auto weight = static_cast<float>(options.inter_weight);
   const double wanted = std::ceil(options.pool * static_cast<double>(budget));
   const int64_t size = wanted < static_cast<double>(n) ? static_cast<int64_t>(wanted) : n;
   std::vector<int32_t> pool;
@@ -145,7 +145,7 @@ std::vector<int32_t> select_across_pictures(Backend& backend, const RunControl& 
       y = rows;
     }
     y.rows = n;
-    pool = candidate_pool(backend, control, scene, y, picture, size, options.stage1);
+    pool = candidate_pool(backend, control, scene, y, {picture, weight}, size, options.stage1);
     for (int32_t& i : pool) i = candidates[static_cast<size_t>(i)];
     std::sort(pool.begin(), pool.end());
   }
@@ -161,7 +161,7 @@ std::vector<int32_t> select_across_pictures(Backend& backend, const RunControl& 
   }
   const Matrix y = backend.arena().matrix(size, scene.width);
   backend.gather_rows({y, scene.unit, pool.data(), 1.0f}, "pruning");
-  const std::vector<double> div = pool_diversity(backend, y, norms);
+  const std::vector<double> div = pool_diversity(backend, y, {picture, weight}, norms);
   const std::vector<double> align = agreement(backend, scene.input->text, options.align, y, norms);
   const std::vector<int32_t> order = pareto_order(div, align, options.pareto_weight);
   std::vector<int32_t> kept = take_with_floor(order, picture, scene.n_pictures, budget);

@@ -58,6 +58,7 @@ py::dict settings_dict(const PruneOptions& o) {
   out["alpha"] = or_none(o.alpha);
   out["pool"] = o.pool;
   out["pareto_weight"] = o.pareto_weight;
+  out["inter_weight"] = o.inter_weight;
   out["seed"] = o.seed;
   return out;
 }
@@ -142,6 +143,8 @@ PruneOptions prune_options(const py::dict& options) {
       out.pool = value.cast<double>();
     } else if (key == "pareto_weight") {
       out.pareto_weight = value.cast<double>();
+    } else if (key == "inter_weight") {
+      out.inter_weight = value.cast<double>();
     } else if (key == "seed") {
       out.seed = value.cast<uint64_t>();
     } else {
@@ -190,9 +193,9 @@ void bind_prune(py::module_& m) {
         R"(Chooses rows of arrays; returns the report as a dict (see trimtok_cpp.PruneReport).
 
 rows: float32 or float16 [m_k, d], one per picture; text_rows: [M, d] or None; options: exactly one of keep,
-max_tokens, coverage, and any of selector, stage1, d_inter, align, alpha, pool, pareto_weight, seed; grids: (height, width)
-in cells per picture, for grid_pool; rows behind the grid stay as they are. n_threads: 0 uses every CPU. Other
-Python threads run meanwhile. Raises ValueError, NumericsError or MemoryError.)");
+max_tokens, coverage, and any of selector, stage1, d_inter, align, alpha, pool, pareto_weight, inter_weight,
+seed; grids: (height, width) in cells per picture, for grid_pool; rows behind the grid stay as they are.
+n_threads: 0 uses every CPU. Other Python threads run meanwhile. Raises ValueError, NumericsError or MemoryError.)");
 }
 
 }  // namespace trimtok::python

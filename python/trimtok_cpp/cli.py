@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from . import _core, gguf_tools
+from . import _core, demo, gguf_tools
 from .bench import as_dict as keep_as_dict
 from .bench import bench_keep, check_plot, synthetic_pictures, table, write_csv, write_plot
 from .eval import command as eval_command
@@ -297,6 +297,10 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument("--ctx", type=_positive, metavar="N", help="rows of context (default: as trained)")
     load.add_argument("--threads", type=_positive, metavar="N", help="default: every CPU")
     load.add_argument("--kv-dtype", choices=KV_DTYPES, default="f16")
+
+    demonstration = commands.add_parser("demo", help="see the small model that comes along answer and prune")
+    demo.add_arguments(demonstration)
+    demonstration.set_defaults(function=demo.run)
 
     run = commands.add_parser("run", parents=[load], help="answer a question about images")
     run.add_argument("prompt", metavar="PROMPT", help='the question; "<image>" in it places an image')

@@ -54,7 +54,8 @@ class Pruning:
     alpha: in [0, 1], how the reduction is split: stage 1 leaves N (B/N)^alpha of N tokens to stage 2, so 1 is
     stage 1 alone and 0 stage 2 alone. None (default) decides by what the pictures show.
     pool: candidates of stage 2 per token that stays, at least 1. pareto_weight: in [0, 1]; 1 is diversity
-    alone, 0 agreement alone. seed: 0 .. 2**64 - 1, for "random".
+    alone, 0 agreement alone. inter_weight: in [0, 1], what likeness of tokens of different pictures counts in
+    stage 2; 1 is blind to the borders of pictures. seed: 0 .. 2**64 - 1, for "random".
     kv_memory_mb: with fit=True, limit of the key/value cache in MiB.
 
     Raises ValueError that names the argument, its value and what is allowed.
@@ -73,6 +74,7 @@ class Pruning:
     alpha: float | None = None
     pool: float = 1.5
     pareto_weight: float = 0.5
+    inter_weight: float = 1.0
     seed: int = 0
     kv_memory_mb: int | None = None
 
@@ -100,6 +102,7 @@ class Pruning:
             self._real("alpha", "[0, 1]", lambda value: 0 <= value <= 1)
         self._real("pool", "[1, 1e6]", lambda value: 1 <= value <= 1e6)
         self._real("pareto_weight", "[0, 1]", lambda value: 0 <= value <= 1)
+        self._real("inter_weight", "[0, 1]", lambda value: 0 <= value <= 1)
         self._integer("seed", 0, 2**64 - 1)
         if self.kv_memory_mb is not None:
             self._integer("kv_memory_mb", 1, _MAX_INT32)
@@ -117,7 +120,17 @@ class Pruning:
 
     def as_options(self) -> dict[str, Any]:
         """The settings of the selection, as the extension takes them."""
-        names = ("selector", "stage1", "d_inter", "align", "alpha", "pool", "pareto_weight", "seed")
+        names = (
+            "selector",
+            "stage1",
+            "d_inter",
+            "align",
+            "alpha",
+            "pool",
+            "pareto_weight",
+            "inter_weight",
+            "seed",
+        )
         options: dict[str, Any] = {name: getattr(self, name) for name in names}
         for name in ("keep", "max_tokens", "coverage"):
             if getattr(self, name) is not None:

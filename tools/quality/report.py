@@ -1,11 +1,7 @@
-"""From the answers of run.py to docs/quality.md, its CSV and its pictures.
-
-python tools/quality/report.py build/quality/results
-"""
+"""From the answers of run.py, which calls this, to docs/quality.md, its CSV and its pictures."""
 
 from __future__ import annotations
 
-import argparse
 import csv
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
@@ -14,7 +10,6 @@ from typing import Any
 
 import grids
 
-from trimtok_cpp.demo import TINY
 from trimtok_cpp.eval import Record, Results, Row, aggregate
 from trimtok_cpp.eval.table import MEAN
 
@@ -162,7 +157,7 @@ def document(table: Table) -> str:
         "# Quality: what is lost when visual tokens go",
         "",
         "Accuracy of the shipped model [`trimtok-tiny`](trimtok-tiny.md) on its test split, in per cent,",
-        "with 95 % intervals. Made by `tools/quality/report.py` from the answers of `tools/quality/run.py`;",
+        "with 95 % intervals. Made by `python tools/quality/run.py`;",
         "all cells are in [quality.csv](quality.csv). A row of the first tables is the mean over the tasks.",
         "",
         "![Accuracy over the share of kept tokens](img/quality.png)",
@@ -192,26 +187,11 @@ def document(table: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("results", type=Path, help="folder that run.py wrote")
-    parser.add_argument(
-        "--image-size", type=int, help="of the model's tower (default: asks the shipped model)"
-    )
-    parser.add_argument("--out", type=Path, default=ROOT / "docs")
-    args = parser.parse_args()
-    image_size = args.image_size
-    if image_size is None:
-        from trimtok_cpp import Model
-
-        image_size = Model(TINY).info()["vision"]["image_size"]
-    cells = read_cells(args.results, image_size)
+def write(results: Path, image_size: int, docs: Path) -> None:
+    """quality.md, quality.csv and img/quality.png from the answers in `results`."""
+    cells = read_cells(results, image_size)
     table = Table(cells)
-    write_csv(cells, args.out / "quality.csv")
-    (args.out / "img").mkdir(exist_ok=True)
-    plot(table, args.out / "img" / "quality.png")
-    (args.out / "quality.md").write_text(document(table), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+    write_csv(cells, docs / "quality.csv")
+    (docs / "img").mkdir(parents=True, exist_ok=True)
+    plot(table, docs / "img" / "quality.png")
+    (docs / "quality.md").write_text(document(table), encoding="utf-8")

@@ -154,9 +154,9 @@ class Lm(nn.Module):
 
 
 # What rows have to tell: number of the image; whether they are the first of their object; own cell; shape and
-# colour that the picture before has in this cell; cell where the picture before has this object; which way the
-# object came from there (up, down, left, right, aslant); the how manyeth of its kind in the album the object is
-# (6: more than 5). 0: nothing.
+# colour that the picture before has in this cell; cell where the picture before has this object; which way it
+# came from there (up, down, left, right, aslant); how many of its kind the album has up to here (6: more than
+# 5). 0: nothing.
 AUX = (33, 3, 9, 9, 9, 10, 6, 7)
 
 

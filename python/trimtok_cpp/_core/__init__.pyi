@@ -252,9 +252,9 @@ def prune(rows: collections.abc.Sequence[numpy.ndarray], text_rows: numpy.ndarra
     Chooses rows of arrays; returns the report as a dict (see trimtok_cpp.PruneReport).
     
     rows: float32 or float16 [m_k, d], one per picture; text_rows: [M, d] or None; options: exactly one of keep,
-    max_tokens, coverage, and any of selector, stage1, d_inter, align, alpha, pool, pareto_weight, seed; grids: (height, width)
-    in cells per picture, for grid_pool; rows behind the grid stay as they are. n_threads: 0 uses every CPU. Other
-    Python threads run meanwhile. Raises ValueError, NumericsError or MemoryError.
+    max_tokens, coverage, and any of selector, stage1, d_inter, align, alpha, pool, pareto_weight, inter_weight,
+    seed; grids: (height, width) in cells per picture, for grid_pool; rows behind the grid stay as they are.
+    n_threads: 0 uses every CPU. Other Python threads run meanwhile. Raises ValueError, NumericsError or MemoryError.
     """
 def resize(image: numpy.ndarray, width: typing.SupportsInt | typing.SupportsIndex, height: typing.SupportsInt | typing.SupportsIndex, filter: str) -> numpy.typing.NDArray[numpy.uint8]:
     """

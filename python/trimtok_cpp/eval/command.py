@@ -256,7 +256,17 @@ def _assignment(text: str) -> tuple[str, Any]:
 
 
 #: Arguments of Pruning that are neither the budget nor the selector.
-PRUNE_OPTIONS: Final = ("stage1", "d_inter", "align", "positions", "alpha", "pool", "pareto_weight", "seed")
+PRUNE_OPTIONS: Final = (
+    "stage1",
+    "d_inter",
+    "align",
+    "positions",
+    "alpha",
+    "pool",
+    "pareto_weight",
+    "inter_weight",
+    "seed",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
