@@ -5,8 +5,6 @@
 
 #include <sys/mman.h>
 
-#include <cstdlib>
-
 #include "kernels/cuda_host/machine.h"
 
 namespace cuda_host {
@@ -119,7 +117,8 @@ void* dyn_shared() {
 
 namespace {
 
-constexpr size_t kDeviceGuard = 4096;
+constexpr size_t kPage = 4096;
+constexpr size_t kDeviceGuard = kPage;  // so that buffers are whole pages, which can be shut
 constexpr size_t kDeviceAlign = 256;
 
 std::vector<DeviceBuffer>& buffers() {
@@ -128,10 +127,28 @@ std::vector<DeviceBuffer>& buffers() {
 }
 
 size_t extent(size_t bytes) {
-  return round_up(bytes, kDeviceAlign) + 2 * kDeviceGuard;
+  return round_up(bytes, kPage) + 2 * kDeviceGuard;
+}
+
+int g_accesses = 0;
+bool g_shut = false;  // some buffer is
+
+void protect_all(int protection) {
+  for (const DeviceBuffer& b : buffers()) mprotect(b.p - kDeviceGuard, extent(b.bytes), protection);
+  g_shut = protection == PROT_NONE;
 }
 
 }  // namespace
+
+DeviceAccess::DeviceAccess() {
+  device_mutex().lock();
+  if (g_accesses++ == 0 && g_shut) protect_all(PROT_READ | PROT_WRITE);
+}
+
+DeviceAccess::~DeviceAccess() {
+  if (--g_accesses == 0 && options().isolated) protect_all(PROT_NONE);
+  device_mutex().unlock();
+}
 
 size_t device_bytes_used() {
   const DeviceLock lock(device_mutex());
@@ -143,8 +160,10 @@ size_t device_bytes_used() {
 void* device_allocate(size_t bytes) {
   const DeviceLock lock(device_mutex());
   if (bytes > options().device_bytes || device_bytes_used() > options().device_bytes - bytes) return nullptr;
-  void* base = nullptr;
-  if (posix_memalign(&base, kDeviceAlign, extent(bytes)) != 0) return nullptr;
+  static_assert(kPage % kDeviceAlign == 0);
+  void* base = mmap(nullptr, extent(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (base == MAP_FAILED) return nullptr;
+  const DeviceAccess access;
   char* p = static_cast<char*>(base) + kDeviceGuard;
   fill(p - kDeviceGuard, kCanary, kDeviceGuard);
   fill(p, options().poison, bytes);
@@ -163,7 +182,7 @@ bool device_release(void* p) {
   for (size_t i = 0; i < list.size(); ++i) {
     if (list[i].p != p) continue;
     if (sanitized()) __asan_unpoison_memory_region(list[i].p - kDeviceGuard, extent(list[i].bytes));
-    std::free(list[i].p - kDeviceGuard);
+    munmap(list[i].p - kDeviceGuard, extent(list[i].bytes));
     list.erase(list.begin() + static_cast<std::ptrdiff_t>(i));
     return true;
   }
@@ -191,6 +210,7 @@ bool is_device_range(const void* p, size_t bytes) {
 
 void check_device_guards() {
   if (sanitized()) return;
+  const DeviceAccess access;
   for (const DeviceBuffer& b : buffers()) {
     const char* end = b.p + b.bytes;
     if (all_canary(b.p - kDeviceGuard, b.p) && all_canary(end, b.p - kDeviceGuard + extent(b.bytes)))

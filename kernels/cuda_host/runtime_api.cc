@@ -52,7 +52,7 @@ cudaError_t copy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, 
   }
   if (!range_is_sound(to, bytes) || !range_is_sound(from, bytes)) return result(cudaErrorInvalidValue);
   put(stream, [=] {
-    const DeviceLock lock(device_mutex());
+    const DeviceAccess access;
     std::memmove(to, from, bytes);
   });
   return cudaSuccess;
@@ -162,7 +162,10 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
 }
 cudaError_t cudaMemsetAsync(void* p, int byte, size_t bytes, cudaStream_t stream) {
   if (!cuda_host::range_is_sound(p, bytes)) return result(cudaErrorInvalidValue);
-  cuda_host::put(stream, [=] { std::memset(p, byte, bytes); });
+  cuda_host::put(stream, [=] {
+    const cuda_host::DeviceAccess access;
+    std::memset(p, byte, bytes);
+  });
   return cudaSuccess;
 }
 

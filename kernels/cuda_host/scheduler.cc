@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/cuda_host/machine.h"
+#include "kernels/cuda_host/memory.h"
 #if !defined(__x86_64__)
 #include <ucontext.h>
 #endif
@@ -34,6 +35,7 @@ Options options_from_environment() {
   const std::string mma = value("TRIMTOK_CUDA_HOST_MMA");
   if (mma == "a100") o.mma = MmaModel::a100;
   if (mma == "h100") o.mma = MmaModel::h100;
+  o.isolated = value("TRIMTOK_CUDA_HOST_ISOLATED") == "1";
   o.deferred_cp_async = value("TRIMTOK_CUDA_HOST_CPASYNC") != "immediate";
   if (const std::string sm = value("TRIMTOK_CUDA_HOST_SM"); !sm.empty()) o.sm = std::atoi(sm.c_str());
   if (const std::string mib = value("TRIMTOK_CUDA_HOST_MEMORY_MIB"); !mib.empty()) {
@@ -314,6 +316,7 @@ void run_grid(dim3 grid, dim3 block, size_t dynamic_shared, const std::function<
     throw Error("invalid launch: " + std::to_string(dynamic_shared) + " bytes of dynamic shared memory, sm_" +
                 std::to_string(options().sm) + " has " + std::to_string(shared_limit()));
   }
+  const DeviceAccess access;
   need_fibers(static_cast<int>(n));
   if (__tsan_get_current_fiber != nullptr) g_main_tsan = __tsan_get_current_fiber();
   g_block.grid = grid;
