@@ -23,6 +23,16 @@ Isa requested_isa() {
        available.c_str());
 }
 
+const KernelTable* cpu_table_for(ComputePolicy compute) {
+  const Isa isa = requested_isa();
+  if (!cpu_serves(isa, compute)) {
+    fail(ErrorCode::kUnsupported,
+         "[compute] \"%s\" has no kernels for the instruction set %s; use \"auto\", \"f32\" or \"int8\"",
+         compute_policy_name(compute), isa_name(isa));
+  }
+  return cpu_table(isa);
+}
+
 // From the first element of a matrix to its last.
 size_t span_bytes(const ConstMatrix& m) {
   if (m.rows == 0 || m.cols == 0) return 0;
@@ -31,8 +41,8 @@ size_t span_bytes(const ConstMatrix& m) {
 
 }  // namespace
 
-Backend::Backend(const KernelTable* table, int32_t n_threads, MemoryPtr memory)
-    : table_(table), memory_(std::move(memory)), pool_(n_threads), arena_(memory_) {
+Backend::Backend(const KernelTable* table, int32_t n_threads, MemoryPtr memory, ComputePolicy compute)
+    : table_(table), compute_(compute), memory_(std::move(memory)), pool_(n_threads), arena_(memory_) {
   context_.n_threads = n_threads;
   context_.pool = &pool_;
   context_.parallel = [](void* pool, int64_t n_tasks, ExecContext::Task task, void* arg) {
@@ -55,8 +65,8 @@ void* Backend::take_scratch(void* self, size_t bytes) {
   return backend.scratch_.data();
 }
 
-std::unique_ptr<Backend> Backend::cpu(int32_t n_threads) {
-  return over(cpu_table(requested_isa()), n_threads, nullptr);
+std::unique_ptr<Backend> Backend::cpu(int32_t n_threads, ComputePolicy compute) {
+  return over(cpu_table_for(compute), n_threads, nullptr, compute);
 }
 
 std::unique_ptr<Backend> Backend::cuda(int32_t n_threads, std::string& reason) {
@@ -67,13 +77,14 @@ std::unique_ptr<Backend> Backend::cuda(int32_t n_threads, std::string& reason) {
   return backend;
 }
 
-std::unique_ptr<Backend> Backend::over(const KernelTable* table, int32_t n_threads, MemoryPtr memory) {
-  return std::unique_ptr<Backend>(new Backend(table, n_threads, std::move(memory)));
+std::unique_ptr<Backend> Backend::over(const KernelTable* table, int32_t n_threads, MemoryPtr memory,
+                                       ComputePolicy compute) {
+  return std::unique_ptr<Backend>(new Backend(table, n_threads, std::move(memory), compute));
 }
 
-std::unique_ptr<Backend> Backend::isolated(int32_t n_threads, size_t limit_bytes) {
+std::unique_ptr<Backend> Backend::isolated(int32_t n_threads, size_t limit_bytes, ComputePolicy compute) {
   const MemoryPtr memory = isolated_memory(limit_bytes);
-  std::unique_ptr<Backend> backend = over(cpu_table(requested_isa()), n_threads, memory);
+  std::unique_ptr<Backend> backend = over(cpu_table_for(compute), n_threads, memory, compute);
   backend->watch_ = isolated_watch(memory);
   return backend;
 }
@@ -118,6 +129,28 @@ ConstMatrix Backend::read(const ConstMatrix& m, Buffer& storage) const {
   if (storage.size() < bytes) storage = Buffer(bytes);
   if (bytes > 0) memory_->read(storage.data(), m.data, bytes);
   return {storage.data(), m.dtype, m.rows, m.cols, m.stride};
+}
+
+const char* compute_policy_name(ComputePolicy policy) {
+  switch (policy) {
+    case ComputePolicy::kAuto:
+      return "auto";
+    case ComputePolicy::kF32:
+      return "f32";
+    case ComputePolicy::kBf16:
+      return "bf16";
+    case ComputePolicy::kInt8:
+      return "int8";
+  }
+  return "unknown";
+}
+
+ComputePolicy compute_policy_from_name(const char* name) {
+  for (const ComputePolicy policy :
+       {ComputePolicy::kAuto, ComputePolicy::kF32, ComputePolicy::kBf16, ComputePolicy::kInt8}) {
+    if (std::strcmp(name, compute_policy_name(policy)) == 0) return policy;
+  }
+  fail(ErrorCode::kInvalidArgument, "[compute] is \"%s\", must be one of auto, f32, bf16, int8", name);
 }
 
 }  // namespace trimtok

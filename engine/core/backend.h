@@ -14,6 +14,10 @@
 
 namespace trimtok {
 
+// "auto", "f32", "bf16", "int8"; throws Error(kInvalidArgument) for another name.
+ComputePolicy compute_policy_from_name(const char* name);
+const char* compute_policy_name(ComputePolicy policy);
+
 // Looks on at every op of a backend, for tests and measurements. `args` is the op's argument struct.
 class OpWatch {
  public:
@@ -27,20 +31,28 @@ class OpWatch {
 // (its arena, buffer(), weights bound for it), never in memory of the host.
 class Backend {
  public:
-  // The ISA is the machine's best, or TRIMTOK_CPU_ISA when set (ref, neon, avx2, avx512): asking for one
-  // that the machine or the build lacks is an error. No other environment variable changes results.
-  static std::unique_ptr<Backend> cpu(int32_t n_threads);
+  // The ISA is the machine's best, or TRIMTOK_CPU_ISA when set (a name of isa_name): asking for one that the
+  // machine or the build lacks is an error, as is a policy that the ISA has no bodies for. No other
+  // environment variable changes results.
+  static std::unique_ptr<Backend> cpu(int32_t n_threads, ComputePolicy compute = ComputePolicy::kF32);
   // The first CUDA device. null, with the reason, when there is none that this build can use.
   static std::unique_ptr<Backend> cuda(int32_t n_threads, std::string& reason);
   // Any table over any memory; on a device the pool is for work of the host.
-  static std::unique_ptr<Backend> over(const KernelTable* table, int32_t n_threads, MemoryPtr memory);
+  static std::unique_ptr<Backend> over(const KernelTable* table, int32_t n_threads, MemoryPtr memory,
+                                       ComputePolicy compute = ComputePolicy::kF32);
   // The CPU's ops on memory that the host may not touch; see isolated.h. For tests.
-  static std::unique_ptr<Backend> isolated(int32_t n_threads, size_t limit_bytes);
+  static std::unique_ptr<Backend> isolated(int32_t n_threads, size_t limit_bytes,
+                                           ComputePolicy compute = ComputePolicy::kF32);
 
   const KernelTable& ops() const noexcept { return *table_; }
   const ExecContext& context() const noexcept { return context_; }
   Arena& arena() noexcept { return arena_; }
   int32_t n_threads() const noexcept { return pool_.n_threads(); }
+  ComputePolicy compute() const noexcept { return compute_; }
+  // The rounding that matmul gives `rows` rows of x and weights of this dtype.
+  Compute compute_for(Dtype weight, int64_t rows) const {
+    return cpu_compute(table_->isa, compute_, weight, rows);
+  }
   std::string device() const { return memory_ == nullptr ? "cpu" : memory_->name(); }
   std::string device_name() const { return memory_ == nullptr ? "cpu" : memory_->description(); }
   const MemoryPtr& memory() const noexcept { return memory_; }  // null: the host's
@@ -81,24 +93,36 @@ class Backend {
   // `m` for the host to read: on the CPU m itself, else a copy that `storage` keeps.
   ConstMatrix read(const ConstMatrix& m, Buffer& storage) const;
 
-  // Calls an op of the table and turns a bad status into an Error naming the op and `where`.
-#define TT_OP(name, Args)                                       \
-  void name(const Args& args, const char* where) {              \
-    if (memory_ != nullptr) memory_->last_op = #name;           \
-    if (watch_ != nullptr) watch_->before(Op::k_##name, &args); \
-    const Status status = table_->name(context_, args);         \
-    if (watch_ != nullptr) watch_->after(Op::k_##name);         \
-    check_status(status, #name, where);                         \
+  // Calls an op of the table and turns a bad status into an Error naming the op and `where`. The compute of a
+  // matmul's arguments is replaced by what the policy says.
+#define TT_OP(name, Args)                                        \
+  void name(const Args& args, const char* where) {               \
+    if (memory_ != nullptr) memory_->last_op = #name;            \
+    if (watch_ != nullptr) watch_->before(Op::k_##name, &args);  \
+    const Status status = table_->name(context_, resolve(args)); \
+    if (watch_ != nullptr) watch_->after(Op::k_##name);          \
+    check_status(status, #name, where);                          \
   }
 #include "trimtok/ops.def"
 #undef TT_OP
 
  private:
-  Backend(const KernelTable* table, int32_t n_threads, MemoryPtr memory);
+  Backend(const KernelTable* table, int32_t n_threads, MemoryPtr memory, ComputePolicy compute);
   const void* upload_bytes(const void* host, size_t bytes);
   static void* take_scratch(void* self, size_t bytes);
 
+  template <typename Args>
+  const Args& resolve(const Args& args) const {
+    return args;
+  }
+  MatmulArgs resolve(const MatmulArgs& args) const {
+    MatmulArgs resolved = args;
+    resolved.compute = compute_for(args.w.dtype, args.x.rows);
+    return resolved;
+  }
+
   const KernelTable* table_;
+  ComputePolicy compute_;
   MemoryPtr memory_;
   ThreadPool pool_;
   Arena arena_;

@@ -15,8 +15,10 @@ struct DeviceChoice {
 };
 
 // device: auto, cpu or cuda; for tests also "isolated" (engine/core/isolated.h), or "isolated:N" with N MiB.
-// n_threads: 0 is every CPU that this process may use. Throws Error(kInvalidArgument) for other names,
-// Error(kUnsupported) with the reason when a device that was asked for cannot be had.
-DeviceChoice choose_device(const std::string& device, int32_t n_threads);
+// n_threads: 0 is every CPU that this process may use. compute: of the CPU, see Backend::cpu; CUDA has one
+// way to multiply and refuses others. Throws Error(kInvalidArgument) for other names, Error(kUnsupported)
+// with the reason when a device that was asked for cannot be had.
+DeviceChoice choose_device(const std::string& device, int32_t n_threads,
+                           ComputePolicy compute = ComputePolicy::kF32);
 
 }  // namespace trimtok

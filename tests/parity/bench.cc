@@ -79,6 +79,25 @@ class Bench {
                 isa_name(table_.served_by[static_cast<int32_t>(op)]));
   }
 
+  // On the CPU one row per rounding that the table has a body for, of the weights' bytes; on a device, which
+  // has one way, of all bytes.
+  void matmul(MatmulArgs args, const std::string& shape, double weight_bytes) {
+    const double flops = 2.0 * static_cast<double>(args.x.rows * args.w.rows * args.w.cols);
+    if (on_device(table_)) {
+      const double others = 4.0 * static_cast<double>(args.x.rows * (args.w.rows + args.w.cols));
+      row(Op::k_matmul, &KernelTable::matmul, args, shape, weight_bytes + others, flops);
+      return;
+    }
+    const char* names[] = {" f32", " bf16", " int8"};
+    for (const Compute compute : {Compute::kF32, Compute::kBf16, Compute::kInt8}) {
+      args.compute = compute;
+      if (compute == Compute::kBf16 && !cpu_serves(table_.isa, ComputePolicy::kBf16)) continue;
+      if (compute == Compute::kInt8 && dtype_info(args.w.dtype)->block_elems == 1) continue;
+      row(Op::k_matmul, &KernelTable::matmul, args, shape + names[static_cast<int32_t>(compute)],
+          weight_bytes, flops);
+    }
+  }
+
  private:
   const KernelTable& table_;
   const Options& options_;
@@ -147,15 +166,14 @@ void bench_weights(Bench& bench, Rng& rng, Dtype dtype) {
   bench.row(Op::k_gather_rows, &KernelTable::gather_rows,
             GatherRowsArgs{gathered.matrix(), w.matrix(), ids.data(), 1.0f}, "T=64 D=2048 " + name,
             64.0 * static_cast<double>(k * 4 + row_bytes(dtype, k)), 0);
-  for (const int64_t t : {1, 4, 128}) {
+  for (const int64_t t : {1, 4, 512}) {
     const Tensor x = normal(rng, t, k);
     const Tensor out(kF32, t, n);
     MatmulArgs args;
     args.out = out.matrix();
     args.x = x.matrix();
     args.w = w.matrix();
-    bench.row(Op::k_matmul, &KernelTable::matmul, args, "T=" + std::to_string(t) + " N=2048 K=2048 " + name,
-              weight_bytes + 4.0 * static_cast<double>(t * (n + k)), 2.0 * static_cast<double>(t * n * k));
+    bench.matmul(args, "T=" + std::to_string(t) + " N=2048 K=2048 " + name, weight_bytes);
   }
 }
 
@@ -171,10 +189,8 @@ void bench_prefill(Bench& bench, Rng& rng, Dtype dtype) {
   args.out = out.matrix();
   args.x = x.matrix();
   args.w = w.matrix();
-  bench.row(Op::k_matmul, &KernelTable::matmul, args,
-            std::string("T=2048 N=4096 K=4096 ") + dtype_info(dtype)->name,
-            static_cast<double>(n * row_bytes(dtype, n)) + 8.0 * static_cast<double>(t * n),
-            2.0 * static_cast<double>(t * n * n));
+  bench.matmul(args, std::string("T=2048 N=4096 K=4096 ") + dtype_info(dtype)->name,
+               static_cast<double>(n * row_bytes(dtype, n)));
 }
 
 void bench_pruning(Bench& bench, Rng& rng) {
@@ -232,9 +248,8 @@ void bench_streaming(Bench& bench, Rng& rng, Dtype dtype) {
   args.out = out.matrix();
   args.x = x.matrix();
   args.w = w.matrix();
-  bench.row(Op::k_matmul, &KernelTable::matmul, args,
-            std::string("T=1 K=4096 96 MiB ") + dtype_info(dtype)->name,
-            static_cast<double>(n * bytes + 4 * (n + k)), 2.0 * static_cast<double>(n * k));
+  bench.matmul(args, std::string("T=1 K=4096 96 MiB ") + dtype_info(dtype)->name,
+               static_cast<double>(n * bytes));
 }
 
 void bench_attention(Bench& bench, Rng& rng, Dtype dtype, int64_t rows, int64_t keys) {
@@ -267,7 +282,8 @@ void bench_table(const KernelTable& table, const Options& options) {
   if (DtypeUse::use == DtypeUse::kWeight) bench_weights(bench, rng, Dtype::k##name);
 #include "trimtok/dtypes.def"
 #undef TT_DTYPE
-  for (const Dtype dtype : {Dtype::kF16, Dtype::kQ8_0, Dtype::kQ4_0, Dtype::kQ4_K, Dtype::kQ6_K}) {
+  for (const Dtype dtype :
+       {Dtype::kF16, Dtype::kQ8_0, Dtype::kQ4_0, Dtype::kQ4_K, Dtype::kQ5_K, Dtype::kQ6_K, Dtype::kIQ4_XS}) {
     bench_streaming(bench, rng, dtype);
   }
   for (const Dtype dtype : {Dtype::kF32, Dtype::kF16, Dtype::kBF16, Dtype::kQ8_0}) {

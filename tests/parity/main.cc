@@ -26,10 +26,9 @@ void on_fault(int) {
 }
 
 int usage() {
-  std::fprintf(
-      stderr,
-      "usage: trimtok_parity [--isa ref|neon|avx2|avx512|cuda|cuda_host] [--op NAME] [--seed N] [--quick]\n"
-      "                      [--list] [--plant tail|guard|threads|half] [--bench [--threads N] | --plan]\n");
+  std::fprintf(stderr,
+               "usage: trimtok_parity [--isa NAME] [--op NAME] [--seed N] [--quick] [--list]\n"
+               "                      [--plant tail|guard|threads|half] [--bench [--threads N] | --plan]\n");
   return 2;
 }
 

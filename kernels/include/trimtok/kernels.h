@@ -28,11 +28,24 @@ struct ExecContext {
   void* stream = nullptr;
 };
 
-// Whose body an op runs. kCuda: compiled by nvcc. kCudaHost: the same sources compiled as C++ and run on the
-// host by kernels/cuda_host. kNone: the table has no body and says so when called.
-enum class Isa : int32_t { kRef, kNeon, kAvx2, kAvx512, kCuda, kCudaHost, kNone };
-inline constexpr int32_t kNumIsas = 4;  // those of the CPU, the first in Isa
-// "ref", "neon", "avx2", "avx512" (the spelling of TRIMTOK_CPU_ISA), "cuda", "cuda_host", "none".
+// Whose body an op runs: of the CPU in order of preference (kAvx512 includes VNNI); kCuda: compiled by nvcc;
+// kCudaHost: the same sources compiled as C++ and run on the host by kernels/cuda_host; kNone: the table has
+// no body and says so when called.
+enum class Isa : int32_t {
+  kRef,
+  kNeon,
+  kNeonDot,
+  kAvx2,
+  kAvx512,
+  kAvx512Bf16,
+  kAmx,
+  kCuda,
+  kCudaHost,
+  kNone,
+};
+inline constexpr int32_t kNumIsas = 7;  // those of the CPU, the first in Isa
+// "ref", "neon", "neon_dot", "avx2", "avx512", "avx512_bf16", "amx" (the spelling of TRIMTOK_CPU_ISA),
+// "cuda", "cuda_host", "none".
 const char* isa_name(Isa isa);
 
 enum class Op : int32_t {
@@ -52,6 +65,16 @@ struct KernelTable {
 #undef TT_OP
   Isa served_by[static_cast<int32_t>(Op::kCount)] = {};
 };
+
+// What a user asks of matmul: kAuto picks per instruction set, weight format and number of rows by the table
+// in docs/performance.md, the others insist. F32 weights are always computed in f32.
+enum class ComputePolicy : int32_t { kAuto, kF32, kBf16, kInt8 };
+// The rounding by which a table of the CPU meets a policy. kBf16 falls on every weight but F32, kInt8 on
+// block formats only: F16 and BF16 weights then stay f32. Few rows wait for memory, so that kBf16 leaves them
+// in f32.
+Compute cpu_compute(Isa isa, ComputePolicy policy, Dtype weight, int64_t rows);
+// Whether the table of `isa` has bodies for a policy at all.
+bool cpu_serves(Isa isa, ComputePolicy policy);
 
 // nullptr when this build or this machine (CPUID and operating system state) cannot run `isa`.
 const KernelTable* cpu_table(Isa isa);
