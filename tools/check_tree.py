@@ -23,9 +23,10 @@ FORMAT = [*CORE, "engine/gguf/"]
 PARTS = ["text", "vision", "language", "prune"]
 LAYERS: list[tuple[str, list[str]]] = [
     ("kernels/include/", KERNEL_HEADERS),
-    ("kernels/cpu/", [*KERNEL_HEADERS, "kernels/cpu/"]),
-    ("kernels/cuda/", [*KERNEL_HEADERS, "kernels/cuda/"]),
-    ("kernels/", [*KERNEL_HEADERS]),
+    ("kernels/cpu/", [*KERNEL_HEADERS, "kernels/check.h", "kernels/cpu/"]),
+    ("kernels/cuda/", [*KERNEL_HEADERS, "kernels/check.h", "kernels/cuda/", "kernels/cuda_host/cuda_host.h"]),
+    ("kernels/cuda_host/", ["kernels/cuda_host/"]),
+    ("kernels/", [*KERNEL_HEADERS, "kernels/check.h"]),
     ("engine/core/", CORE),
     ("engine/gguf/", FORMAT),
     ("engine/text/", [*FORMAT, "engine/text/"]),

@@ -3,6 +3,8 @@
 #include <cstdarg>
 #include <cstdio>
 
+#include "trimtok/device.h"
+
 namespace trimtok {
 namespace {
 
@@ -58,7 +60,9 @@ void check_status(Status status, const char* op, const char* where) {
   ErrorCode code = ErrorCode::kInternal;
   if (status == Status::kOutOfMemory) code = ErrorCode::kOutOfMemory;
   if (status == Status::kUnsupported || status == Status::kUnimplemented) code = ErrorCode::kUnsupported;
-  fail(code, "[%s] %s: %s", op, where, describe(status));
+  const bool of_device = status == Status::kDeviceError;
+  fail(code, "[%s] %s: %s%s%s", op, where, describe(status), of_device ? ": " : "",
+       of_device ? cuda::last_error() : "");
 }
 
 }  // namespace trimtok

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
@@ -12,6 +13,7 @@ namespace trimtok {
 namespace {
 
 constexpr size_t kAlignment = 64;
+constexpr size_t kDeviceAlignment = 256;  // of rows that a device reads together
 // Small enough to cost nothing for a tiny model, large enough that a real one needs few chunks.
 constexpr size_t kMinChunk = size_t{1} << 20;
 
@@ -36,23 +38,68 @@ void* allocate(size_t bytes) {
 
 }  // namespace
 
-Buffer::Buffer(size_t bytes) : size_(bytes) {
+Buffer::Buffer(size_t bytes, MemoryPtr memory) : memory_(std::move(memory)), size_(bytes) {
   if (bytes == 0) return;
-  void* p = allocate(bytes);
+  void* p = memory_ == nullptr ? allocate(bytes) : memory_->allocate(bytes);
   if (p == nullptr) {
+    const double mib = static_cast<double>(bytes) / 1048576.0;
+    if (memory_ == nullptr) {
+      fail(ErrorCode::kOutOfMemory,
+           "[memory] cannot allocate %.1f MiB; use a shorter prompt, fewer or smaller pictures, or pruning",
+           mib);
+    }
     fail(ErrorCode::kOutOfMemory,
-         "[memory] cannot allocate %.1f MiB; use a shorter prompt, fewer or smaller pictures, or pruning",
-         static_cast<double>(bytes) / 1048576.0);
+         "[memory] cannot allocate %.1f MiB on %s: %.1f MiB are in use and %.1f MiB left; use a shorter "
+         "prompt, "
+         "fewer or smaller pictures, pruning, or a smaller gpu_layers",
+         mib, memory_->name(), static_cast<double>(memory_->used()) / 1048576.0,
+         static_cast<double>(memory_->available()) / 1048576.0);
   }
-  data_.reset(static_cast<std::byte*>(p));
+  data_ = static_cast<std::byte*>(p);
 }
 
-void Buffer::Free::operator()(std::byte* p) const noexcept {
-  std::free(p);
+Buffer::~Buffer() {
+  if (data_ == nullptr) return;
+  if (memory_ == nullptr) {
+    std::free(data_);
+  } else {
+    memory_->release(data_, size_);
+  }
+}
+
+Buffer::Buffer(Buffer&& other) noexcept
+    : memory_(std::move(other.memory_)),
+      data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)) {}
+
+Buffer& Buffer::operator=(Buffer&& other) noexcept {
+  Buffer old(std::move(*this));
+  memory_ = std::move(other.memory_);
+  data_ = std::exchange(other.data_, nullptr);
+  size_ = std::exchange(other.size_, 0);
+  return *this;
+}
+
+void Buffer::copy_from(const Buffer& other, size_t bytes) {
+  if (bytes == 0) return;
+  if (memory_ == nullptr) {
+    std::memcpy(data_, other.data_, bytes);
+  } else {
+    memory_->copy(data_, other.data_, bytes);
+  }
+}
+
+void Buffer::write(const void* from, size_t bytes) {
+  if (bytes == 0) return;
+  if (memory_ == nullptr) {
+    std::memcpy(data_, from, bytes);
+  } else {
+    memory_->write(data_, from, bytes);
+  }
 }
 
 void* Arena::take(size_t bytes) {
-  bytes = align_up(std::max<size_t>(bytes, 1));
+  bytes = align_up(std::max<size_t>(bytes, 1), memory_ == nullptr ? kAlignment : kDeviceAlignment);
   while (chunk_ < chunks_.size()) {
     Buffer& chunk = chunks_[chunk_];
     if (used_ + bytes <= chunk.size()) {
@@ -63,7 +110,7 @@ void* Arena::take(size_t bytes) {
     ++chunk_;
     used_ = 0;
   }
-  chunks_.emplace_back(std::max(bytes, kMinChunk));
+  chunks_.emplace_back(std::max(bytes, kMinChunk), memory_);
   used_ = bytes;
   return chunks_.back().data();
 }

@@ -5,13 +5,14 @@
 #include <cstdint>
 #include <functional>
 
+#include "engine/core/backend.h"
 #include "engine/core/error.h"
 #include "trimtok/view.h"
 
 namespace trimtok {
 
 // Called after a named step of a tower or decoder ("attn_out", layer 3). Tests compare these with the
-// reference implementation; a null tap costs one branch.
+// reference implementation; a null tap costs one branch. `value` is in memory of the host, for this call.
 using Tap = std::function<void(const char* name, int32_t layer, const ConstMatrix& value)>;
 
 class RunControl {
@@ -31,8 +32,10 @@ class RunControl {
     if (poll) poll();
     if (progress) progress(phase, done, total);
   }
-  void emit(const char* name, int32_t layer, const ConstMatrix& value) const {
-    if (tap) tap(name, layer, value);
+  void emit(Backend& backend, const char* name, int32_t layer, const ConstMatrix& value) const {
+    if (!tap) return;
+    Buffer copy;
+    tap(name, layer, backend.read(value, copy));
   }
 };
 

@@ -67,6 +67,10 @@ struct GgufFile::Mapping : MappedFile {
 
 GgufFile::~GgufFile() = default;
 
+void GgufFile::release_pages() const noexcept {
+  for (const auto& map : maps_) map->release_pages();
+}
+
 Shard GgufFile::map_file(const std::string& path, const std::string& role) {
   maps_.push_back(std::make_unique<Mapping>(path, role));
   file_bytes_ += maps_.back()->bytes().size();

@@ -63,6 +63,10 @@ class GgufFile {
   // process (SIGBUS). Called after open() and after binding; what happens later is beyond any reader.
   void check_size() const;
 
+  // Gives the memory of tensors back to the system, which reads the file again when they are touched: for
+  // weights that were copied to a device.
+  void release_pages() const noexcept;
+
   bool has(std::string_view key) const { return find(key) != nullptr; }
   const MetaValue* find(std::string_view key) const;
   const TensorInfo* find_tensor(std::string_view name) const;

@@ -61,6 +61,10 @@ MappedFile::~MappedFile() {
   ::close(fd_);
 }
 
+void MappedFile::release_pages() const noexcept {
+  if (data_ != nullptr) ::madvise(const_cast<std::byte*>(data_), size_, MADV_DONTNEED);
+}
+
 void MappedFile::check_size() const {
   struct stat info = {};
   if (::fstat(fd_, &info) != 0 || static_cast<uint64_t>(info.st_size) < size_) {

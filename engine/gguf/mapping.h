@@ -20,6 +20,7 @@ class MappedFile {
   // Throws when the file on disk has become shorter than the mapping: touching the lost pages would be
   // SIGBUS.
   void check_size() const;
+  void release_pages() const noexcept;  // they come back from the file when touched
 
  private:
   std::string path_;

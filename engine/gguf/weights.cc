@@ -69,8 +69,8 @@ bool fits(int64_t size, int64_t expected) {
 
 }  // namespace
 
-WeightBinder::WeightBinder(std::shared_ptr<const GgufFile> file, std::string part)
-    : storage_(std::make_shared<Storage>()), part_(std::move(part)) {
+WeightBinder::WeightBinder(std::shared_ptr<const GgufFile> file, std::string part, MemoryPtr memory)
+    : storage_(std::make_shared<Storage>()), part_(std::move(part)), memory_(std::move(memory)) {
   storage_->file = std::move(file);
 }
 
@@ -87,7 +87,7 @@ ConstMatrix WeightBinder::flattened(std::string_view name, int64_t rows, int64_t
 }
 
 ConstMatrix WeightBinder::transposed(std::string_view name, int64_t rows, int64_t cols) {
-  const ConstMatrix stored = bind(name, cols, rows, true, false);
+  const ConstMatrix stored = find(name, cols, rows, true, false);
   if (stored.data == nullptr) return {};
   const int64_t n_out = stored.cols, n_in = stored.rows;
   Buffer buffer(static_cast<size_t>(n_out * n_in) * sizeof(float));
@@ -100,9 +100,9 @@ ConstMatrix WeightBinder::transposed(std::string_view name, int64_t rows, int64_
     check_status(ref::gather_rows(here, {line_view, stored, &i}), "gather_rows", part_.c_str());
     for (int64_t o = 0; o < n_out; ++o) out[o * n_in + i] = line[static_cast<size_t>(o)];
   }
-  const ConstMatrix turned(out, Dtype::kF32, n_out, n_in, row_bytes(Dtype::kF32, n_in));
-  storage_->converted.push_back(std::move(buffer));
-  return turned;
+  const void* data = placed(stored.data, out, buffer.size());
+  if (memory_ == nullptr) storage_->converted.push_back(std::move(buffer));
+  return {data, Dtype::kF32, n_out, n_in, row_bytes(Dtype::kF32, n_in)};
 }
 
 const float* WeightBinder::vector(std::string_view name, int64_t n) {
@@ -111,6 +111,17 @@ const float* WeightBinder::vector(std::string_view name, int64_t n) {
 
 const float* WeightBinder::optional_vector(std::string_view name, int64_t n) {
   return bind_vector(name, n, false);
+}
+
+const float* WeightBinder::host_vector(std::string_view name, int64_t n) {
+  const MemoryPtr memory = std::exchange(memory_, nullptr);
+  const float* values = bind_vector(name, n, true);
+  memory_ = memory;
+  return values;
+}
+
+const float* WeightBinder::optional_host_vector(std::string_view name, int64_t n) {
+  return has(name) ? host_vector(name, n) : nullptr;
 }
 
 bool WeightBinder::has(std::string_view name) const {
@@ -136,6 +147,13 @@ const TensorInfo* WeightBinder::usable(std::string_view name, bool required) {
 }
 
 ConstMatrix WeightBinder::bind(std::string_view name, int64_t rows, int64_t cols, bool required,
+                               bool flatten) {
+  ConstMatrix m = find(name, rows, cols, required, flatten);
+  if (m.data != nullptr) m.data = placed(m.data, m.data, static_cast<size_t>(m.rows * m.stride));
+  return m;
+}
+
+ConstMatrix WeightBinder::find(std::string_view name, int64_t rows, int64_t cols, bool required,
                                bool flatten) {
   const TensorInfo* tensor = usable(name, required);
   if (tensor == nullptr) return {};
@@ -190,7 +208,20 @@ const float* WeightBinder::bind_vector(std::string_view name, int64_t n, bool re
   }
   if (!check_finite(*tensor, values)) return nullptr;
   count(*tensor);
-  return values;
+  return static_cast<const float*>(
+      placed(tensor->data, values, static_cast<size_t>(tensor->ne[0]) * sizeof(float)));
+}
+
+const void* WeightBinder::placed(const void* source, const void* data, size_t bytes) {
+  if (memory_ == nullptr) return data;
+  const void*& copy = placed_[{source, memory_.get()}];
+  if (copy == nullptr) {
+    Buffer buffer(bytes, memory_);
+    buffer.write(data, bytes);
+    copy = buffer.data();
+    storage_->uploaded.push_back(std::move(buffer));
+  }
+  return copy;
 }
 
 const float* WeightBinder::convert(const TensorInfo& tensor) {

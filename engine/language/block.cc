@@ -96,23 +96,6 @@ Projection bind_head(WeightBinder& binder, const ConstMatrix& token_embd) {
   return {.weight = token_embd, .bias = binder.optional_vector("output.bias", token_embd.rows)};
 }
 
-DecoderInfo decoder_info(const DecoderParams& params, const ConstMatrix& token_embd) {
-  if (token_embd.rows < 1 || token_embd.rows > std::numeric_limits<int32_t>::max()) {
-    fail(ErrorCode::kFormat, "[language model] token_embd.weight has %lld rows, expected 1 to 2^31 - 1",
-         static_cast<long long>(token_embd.rows));
-  }
-  DecoderInfo info;
-  info.arch = params.arch;
-  info.n_layers = params.n_layers;
-  info.n_embd = params.n_embd;
-  info.n_heads = params.n_heads;
-  info.n_kv_heads = params.n_kv_heads;
-  info.head_dim = params.head_dim;
-  info.n_vocab = static_cast<int32_t>(token_embd.rows);
-  info.n_ctx_train = params.n_ctx_train;
-  return info;
-}
-
 double matmul_flops(const AttentionWeights& attention, const FfnWeights& ffn) {
   double n = 0;
   for (const ConstMatrix* m : {&attention.q.weight, &attention.k.weight, &attention.v.weight,
@@ -122,8 +105,39 @@ double matmul_flops(const AttentionWeights& attention, const FfnWeights& ffn) {
   return 2.0 * n;
 }
 
-void check_forward(const DecoderInfo& info, const RowBatch& batch, const KvCache& cache,
-                   const Matrix& logits) {
+void BlockDecoder::bind_layers(WeightBinder& binder, const Placement& place, int32_t n_layers,
+                               const std::function<void(int32_t)>& bind) {
+  for (int32_t il = 0; il < n_layers; ++il) {
+    const size_t before = binder.weight_bytes();
+    binder.place_in(place.of_layer(il));
+    bind(il);
+    layer_bytes_.push_back(binder.weight_bytes() - before);
+  }
+  binder.place_in(place.of_tables(n_layers));
+}
+
+void BlockDecoder::finish_binding(WeightBinder& binder, const DecoderParams& params) {
+  binder.finish();
+  if (token_embd_.rows < 1 || token_embd_.rows > std::numeric_limits<int32_t>::max()) {
+    fail(ErrorCode::kFormat, "[language model] token_embd.weight has %lld rows, expected 1 to 2^31 - 1",
+         static_cast<long long>(token_embd_.rows));
+  }
+  storage_ = binder.storage();
+  norm_eps_ = params.norm_eps;
+  info_.arch = params.arch;
+  info_.n_layers = params.n_layers;
+  info_.n_embd = params.n_embd;
+  info_.n_heads = params.n_heads;
+  info_.n_kv_heads = params.n_kv_heads;
+  info_.head_dim = params.head_dim;
+  info_.n_vocab = static_cast<int32_t>(token_embd_.rows);
+  info_.n_ctx_train = params.n_ctx_train;
+  info_.weight_bytes = binder.weight_bytes();
+  info_.layer_bytes = layer_bytes_;
+}
+
+void BlockDecoder::check_forward(const RowBatch& batch, const KvCache& cache, const Matrix& logits) const {
+  const DecoderInfo& info = info_;
   const int64_t n = batch.rows.rows;
   const auto bad = [&](const char* what, int64_t is, int64_t expected) {
     fail(ErrorCode::kInvalidArgument, "[%s] %s: %lld, expected %lld", info.arch.c_str(), what,
@@ -160,27 +174,78 @@ void check_forward(const DecoderInfo& info, const RowBatch& batch, const KvCache
   if (logits.rows > 0 && logits.cols != info.n_vocab) bad("width of logits", logits.cols, info.n_vocab);
 }
 
-void gather_embeddings(Backend& backend, const DecoderInfo& info, const ConstMatrix& token_embd,
-                       std::span<const int32_t> ids, float scale, const Matrix& out) {
+void BlockDecoder::embed(const LayerBackends& on, std::span<const int32_t> ids, const Matrix& out) const {
   for (const int32_t id : ids) {
-    if (id < 0 || id >= info.n_vocab) {
-      fail(ErrorCode::kInvalidArgument, "[%s] token id %d, must be in [0, %d)", info.arch.c_str(), id,
-           info.n_vocab);
+    if (id < 0 || id >= info_.n_vocab) {
+      fail(ErrorCode::kInvalidArgument, "[%s] token id %d, must be in [0, %d)", info_.arch.c_str(), id,
+           info_.n_vocab);
     }
   }
-  if (out.rows != static_cast<int64_t>(ids.size()) || out.cols != info.n_embd) {
+  if (out.rows != static_cast<int64_t>(ids.size()) || out.cols != info_.n_embd) {
     fail(ErrorCode::kInvalidArgument, "[%s] embeddings go to %lld x %lld, expected %zu x %d",
-         info.arch.c_str(), static_cast<long long>(out.rows), static_cast<long long>(out.cols), ids.size(),
-         info.n_embd);
+         info_.arch.c_str(), static_cast<long long>(out.rows), static_cast<long long>(out.cols), ids.size(),
+         info_.n_embd);
   }
-  backend.gather_rows({.out = out, .table = token_embd, .ids = backend.upload(ids), .scale = scale},
-                      "token embeddings");
+  const char* where = "token embeddings";
+  const Arena::Mark mark(on.rest.arena());
+  if (!on.is_split()) {
+    on.rest.gather_rows({.out = out, .table = token_embd_, .ids = on.rest.upload(ids), .scale = embed_scale_},
+                        where);
+    return;
+  }
+  const Arena::Mark first_mark(on.first.arena());
+  const Matrix rows = on.rest.arena().matrix(out.rows, out.cols);
+  on.rest.gather_rows({.out = rows, .table = token_embd_, .ids = on.rest.upload(ids), .scale = embed_scale_},
+                      where);
+  on.first.convert_rows({.out = out, .x = on.first.upload(ConstMatrix(rows))}, where);
 }
 
-Matrix hidden_rows(Backend& backend, const RowBatch& batch, const char* where) {
-  const Matrix h = backend.arena().matrix(batch.rows.rows, batch.rows.cols);
-  backend.convert_rows({.out = h, .x = batch.rows}, where);
-  return h;
+void BlockDecoder::forward(const LayerBackends& on, const RowBatch& batch, KvCache& cache,
+                           const Matrix& logits, const RunControl& control) const {
+  check_forward(batch, cache, logits);
+  const int64_t n = batch.rows.rows;
+  cache.make_room(n);
+  const Arena::Mark mark(on.first.arena());
+  // A copy that the layers may change.
+  const Matrix h = on.first.arena().matrix(n, batch.rows.cols);
+  on.first.convert_rows({.out = h, .x = batch.rows}, info_.arch.c_str());
+  if (on.is_split()) {
+    run_split(on, batch, cache, h, logits, control);
+  } else {
+    run_layers(on.first, batch, cache, h, {0, info_.n_layers}, control);
+    write_logits(on.first, h, logits, control);
+  }
+  control.step("prefill", info_.n_layers, info_.n_layers);
+  cache.commit(n);
+}
+
+// on.rest is the host's.
+void BlockDecoder::run_split(const LayerBackends& on, const RowBatch& batch, KvCache& cache, const Matrix& h,
+                             const Matrix& logits, const RunControl& control) const {
+  run_layers(on.first, batch, cache, h, {0, on.n_first}, control);
+  const Arena::Mark mark(on.rest.arena());
+  const Matrix crossed = on.rest.arena().matrix(h.rows, h.cols);
+  on.first.fetch(crossed, h);
+  RowBatch rest = batch;
+  std::vector<Buffer> copies(batch.extra.size());
+  for (size_t k = static_cast<size_t>(on.n_first); k < batch.extra.size(); ++k) {
+    rest.extra[k] = on.first.read(batch.extra[k], copies[k]);
+  }
+  run_layers(on.rest, rest, cache, crossed, {on.n_first, info_.n_layers}, control);
+  write_logits(on.rest, crossed, logits, control);
+}
+
+void BlockDecoder::write_logits(Backend& backend, const Matrix& h, const Matrix& logits,
+                                const RunControl& control) const {
+  if (logits.rows == 0) return;
+  const Arena::Mark mark(backend.arena());
+  const Matrix last = row_range(h, h.rows - logits.rows, logits.rows);
+  const Matrix x = normed(backend, last, output_.norm, norm_eps_, info_.arch.c_str());
+  control.emit(backend, "output_norm", -1, x);
+  const Matrix out = backend.output(logits);
+  backend.matmul({.out = out, .x = x, .w = output_.head.weight, .bias = output_.head.bias, .residual = {}},
+                 info_.arch.c_str());
+  backend.fetch(logits, out);
 }
 
 void add_attention(Backend& backend, const Matrix& h, const AttentionWeights& weights,
@@ -222,17 +287,6 @@ void add_gated_ffn(Backend& backend, const Matrix& h, const FfnWeights& weights,
   const Matrix up = projected(backend, x, {.weight = weights.up}, where);
   backend.gated_act({.out = gate, .gate = gate, .up = up, .act = act}, where);
   add_projected(backend, h, gate, {.weight = weights.down}, weights.post_norm, norm_eps, where);
-}
-
-void write_logits(Backend& backend, const Matrix& h, const OutputWeights& weights, float norm_eps,
-                  const Matrix& logits, const RunControl& control, const char* where) {
-  if (logits.rows == 0) return;
-  const Arena::Mark mark(backend.arena());
-  const Matrix last = row_range(h, h.rows - logits.rows, logits.rows);
-  const Matrix x = normed(backend, last, weights.norm, norm_eps, where);
-  control.emit("output_norm", -1, x);
-  backend.matmul({.out = logits, .x = x, .w = weights.head.weight, .bias = weights.head.bias, .residual = {}},
-                 where);
 }
 
 }  // namespace trimtok

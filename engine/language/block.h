@@ -3,6 +3,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -61,15 +64,7 @@ void bind_qkv(WeightBinder& binder, int32_t layer, const DecoderParams& params, 
 // output.weight and output.bias, or `token_embd` when there is no output.weight.
 Projection bind_head(WeightBinder& binder, const ConstMatrix& token_embd);
 
-// What DecoderInfo says about matrices bound so far.
-DecoderInfo decoder_info(const DecoderParams& params, const ConstMatrix& token_embd);
 double matmul_flops(const AttentionWeights& attention, const FfnWeights& ffn);
-
-// Throws Error(kInvalidArgument) when the batch, the cache or `logits` do not fit the decoder or each other.
-void check_forward(const DecoderInfo& info, const RowBatch& batch, const KvCache& cache,
-                   const Matrix& logits);
-void gather_embeddings(Backend& backend, const DecoderInfo& info, const ConstMatrix& token_embd,
-                       std::span<const int32_t> ids, float scale, const Matrix& out);
 
 // Keys that each row of a batch sees in a layer.
 struct Visible {
@@ -77,8 +72,6 @@ struct Visible {
   const int32_t* end = nullptr;    // [T]
 };
 
-// A copy of the batch's rows that the layers may change.
-Matrix hidden_rows(Backend& backend, const RowBatch& batch, const char* where);
 // h += output(attention(norm(h))). Writes keys and values of all rows to the cache, behind cache.length(),
 // before any row attends: rows may see later rows of their own batch.
 void add_attention(Backend& backend, const Matrix& h, const AttentionWeights& weights,
@@ -87,8 +80,48 @@ void add_attention(Backend& backend, const Matrix& h, const AttentionWeights& we
 // h += down(act(gate(norm(h))) * up(norm(h))).
 void add_gated_ffn(Backend& backend, const Matrix& h, const FfnWeights& weights, float norm_eps,
                    Activation act, const char* where);
-// logits = head(norm(last logits.rows rows of h)). Tap: "output_norm".
-void write_logits(Backend& backend, const Matrix& h, const OutputWeights& weights, float norm_eps,
-                  const Matrix& logits, const RunControl& control, const char* where);
+
+// What decoders have in common beside their layers: the tables at both ends, and the way of a batch between
+// them, over one backend or two. A decoder binds the tables and says what its layers do.
+class BlockDecoder : public Decoder {
+ public:
+  const DecoderInfo& info() const final { return info_; }
+  void embed(const LayerBackends& on, std::span<const int32_t> ids, const Matrix& out) const final;
+  void forward(const LayerBackends& on, const RowBatch& batch, KvCache& cache, const Matrix& logits,
+               const RunControl& control) const final;
+
+ protected:
+  // bind(il) for every layer, whose weights go where the layer is to lie; leaves the binder at the tables'
+  // place.
+  void bind_layers(WeightBinder& binder, const Placement& place, int32_t n_layers,
+                   const std::function<void(int32_t)>& bind);
+  // After the last weight: reports the gaps and fills info_, but for n_pos, n_extra and flops_per_row.
+  void finish_binding(WeightBinder& binder, const DecoderParams& params);
+
+  struct LayerRange {
+    int32_t first = 0;
+    int32_t last = 0;
+  };
+  // h: the batch's rows after layer range.first - 1, changed in place; they and everything else lie in memory
+  // of `backend`. Calls control.step() and taps "layer_out" for every layer.
+  virtual void run_layers(Backend& backend, const RowBatch& batch, KvCache& cache, const Matrix& h,
+                          LayerRange range, const RunControl& control) const = 0;
+
+  DecoderInfo info_;
+  float embed_scale_ = 1.0f;
+  ConstMatrix token_embd_;  // [V, D]
+  OutputWeights output_;
+
+ private:
+  void check_forward(const RowBatch& batch, const KvCache& cache, const Matrix& logits) const;
+  void run_split(const LayerBackends& on, const RowBatch& batch, KvCache& cache, const Matrix& h,
+                 const Matrix& logits, const RunControl& control) const;
+  // logits = head(norm(last logits.rows rows of h)). Tap: "output_norm".
+  void write_logits(Backend& backend, const Matrix& h, const Matrix& logits, const RunControl& control) const;
+
+  float norm_eps_ = 0;
+  std::vector<size_t> layer_bytes_;
+  std::shared_ptr<const WeightBinder::Storage> storage_;
+};
 
 }  // namespace trimtok

@@ -5,7 +5,7 @@
 namespace trimtok {
 
 #define TT_DECODER(arch, factory, models) \
-  std::unique_ptr<Decoder> factory(std::shared_ptr<const GgufFile> file);
+  std::unique_ptr<Decoder> factory(std::shared_ptr<const GgufFile> file, const Placement& place);
 #include "engine/language/decoders.def"
 #undef TT_DECODER
 
@@ -13,7 +13,7 @@ namespace {
 
 struct Entry {
   const char* arch;
-  std::unique_ptr<Decoder> (*load)(std::shared_ptr<const GgufFile>);
+  std::unique_ptr<Decoder> (*load)(std::shared_ptr<const GgufFile>, const Placement&);
   const char* models;
 };
 constexpr Entry kDecoders[] = {
@@ -24,11 +24,11 @@ constexpr Entry kDecoders[] = {
 
 }  // namespace
 
-std::unique_ptr<Decoder> load_decoder(std::shared_ptr<const GgufFile> file) {
+std::unique_ptr<Decoder> load_decoder(std::shared_ptr<const GgufFile> file, const Placement& place) {
   const std::string arch = file->get_string("general.architecture");
   std::string known;
   for (const Entry& entry : kDecoders) {
-    if (arch == entry.arch) return entry.load(std::move(file));
+    if (arch == entry.arch) return entry.load(std::move(file), place);
     known += (known.empty() ? "" : ", ") + std::string(entry.arch);
   }
   fail(ErrorCode::kUnsupported, "[language model] %s: key general.architecture is %s, supported are %s",

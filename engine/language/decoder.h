@@ -27,7 +27,8 @@ struct DecoderInfo {
   int32_t n_pos = 1;    // position components per row: 1, or 3 (t, h, w) for M-RoPE
   int32_t n_extra = 0;  // extra slices a picture row brings (deepstack)
   size_t weight_bytes = 0;
-  double flops_per_row = 0;  // of the matrices, attention and output head left out
+  std::vector<size_t> layer_bytes;  // [n_layers], of weight_bytes
+  double flops_per_row = 0;         // of the matrices, attention and output head left out
 };
 
 // Consecutive rows of one sequence. Row i of the batch is sequence index cache.length() + i.
@@ -48,16 +49,17 @@ class Decoder {
   virtual ~Decoder() = default;
   virtual const DecoderInfo& info() const = 0;
   // Token embeddings as they enter layer 0 (scaled where the architecture scales them). out: [ids.size(),
-  // n_embd].
-  virtual void embed(Backend& backend, std::span<const int32_t> ids, const Matrix& out) const = 0;
-  // Appends the batch to the cache and writes logits of its last logits.rows rows ([n, n_vocab], may be 0
-  // rows). On an exception the cache is left as it was. Taps: "layer_out" per layer, "output_norm".
-  virtual void forward(Backend& backend, const RowBatch& batch, KvCache& cache, const Matrix& logits,
+  // n_embd], in memory of on.first.
+  virtual void embed(const LayerBackends& on, std::span<const int32_t> ids, const Matrix& out) const = 0;
+  // Appends the batch, whose rows lie in memory of on.first, to the cache and writes logits of its last
+  // logits.rows rows ([n, n_vocab], may be 0 rows; memory of the host). On an exception the cache is left as
+  // it was. Taps: "layer_out" per layer, "output_norm".
+  virtual void forward(const LayerBackends& on, const RowBatch& batch, KvCache& cache, const Matrix& logits,
                        const RunControl& control) const = 0;
 };
 
 // Reads general.architecture and dispatches through decoders.def.
-std::unique_ptr<Decoder> load_decoder(std::shared_ptr<const GgufFile> file);
+std::unique_ptr<Decoder> load_decoder(std::shared_ptr<const GgufFile> file, const Placement& place = {});
 // Values of general.architecture and the models that they stand for, from decoders.def.
 std::vector<std::pair<std::string, std::string>> supported_decoders();
 

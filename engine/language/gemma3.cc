@@ -20,30 +20,22 @@ struct Layer {
   std::string name;  // for messages
 };
 
-class Gemma3 final : public Decoder {
+class Gemma3 final : public BlockDecoder {
  public:
-  explicit Gemma3(const std::shared_ptr<const GgufFile>& file);
-  const DecoderInfo& info() const override { return info_; }
-  // Picture rows are not scaled, they come as they are.
-  void embed(Backend& backend, std::span<const int32_t> ids, const Matrix& out) const override {
-    gather_embeddings(backend, info_, token_embd_, ids, std::sqrt(static_cast<float>(params_.n_embd)), out);
-  }
-  void forward(Backend& backend, const RowBatch& batch, KvCache& cache, const Matrix& logits,
-               const RunControl& control) const override;
+  Gemma3(const std::shared_ptr<const GgufFile>& file, const Placement& place);
 
  private:
+  void bind_layer(WeightBinder& b, int32_t il);
+  void run_layers(Backend& backend, const RowBatch& batch, KvCache& cache, const Matrix& h, LayerRange range,
+                  const RunControl& control) const override;
   void read_windows(const GgufFile& file);
   std::vector<int32_t> window_begin(const RowBatch& batch, int64_t first) const;
 
   DecoderParams params_;
   AttentionShape shape_;
   int64_t window_ = 0;  // rows that a windowed layer sees, itself included
-  ConstMatrix token_embd_;
   std::vector<Layer> layers_;
-  OutputWeights output_;
   RopeFrequencies rope_, window_rope_;
-  std::shared_ptr<const WeightBinder::Storage> storage_;
-  DecoderInfo info_;
 };
 
 // The pattern is a period (every n-th layer sees everything) or one flag per layer.
@@ -64,7 +56,7 @@ void Gemma3::read_windows(const GgufFile& file) {
 // Hyper-parameters: the common ones, attention.sliding_window, attention.sliding_window_pattern,
 // rope.freq_base_swa. Weights: D n_embd, Q n_heads * head_dim, K n_kv_heads * head_dim, E head_dim, F n_ff, V
 // vocabulary. Norm weights hold the + 1 of the original already.
-Gemma3::Gemma3(const std::shared_ptr<const GgufFile>& file)
+Gemma3::Gemma3(const std::shared_ptr<const GgufFile>& file, const Placement& place)
     : params_(read_decoder_params(*file, "gemma3")), layers_(static_cast<size_t>(params_.n_layers)) {
   // The 27B model, told by its layers, scales by the width of a head that it does not have (spec 9.3).
   if (params_.n_layers == 62 && !file->has(params_.arch + ".attention.scale")) {
@@ -83,36 +75,37 @@ Gemma3::Gemma3(const std::shared_ptr<const GgufFile>& file)
   const RopeScaling scaling = read_rope_scaling(*file, params_.arch, params_.n_ctx_train);
   const double window_base =
       file->get_float(params_.arch + ".rope.freq_base_swa", kMinPositive, 1e30, 10000.0);
-  WeightBinder b(file, "language model");
-  const int64_t d = params_.n_embd;
-  const int64_t n_q = int64_t{params_.n_heads} * params_.head_dim;
-  token_embd_ = b.matrix("token_embd.weight", -1, d);  // [V, D]
-  for (int32_t il = 0; il < params_.n_layers; ++il) {
-    Layer& w = layers_[static_cast<size_t>(il)];
-    const int64_t n_ff = params_.n_ff[static_cast<size_t>(il)];
-    w.name = format("gemma3 layer %d", il);
-    w.attention.norm = b.vector(block_name(il, "attn_norm.weight"), d);
-    bind_qkv(b, il, params_, Bias::kOptional, w.attention);  // [Q, D], [K, D], [K, D]
-    w.attention.q_norm = b.vector(block_name(il, "attn_q_norm.weight"), params_.head_dim);  // [E]
-    w.attention.k_norm = b.vector(block_name(il, "attn_k_norm.weight"), params_.head_dim);  // [E]
-    w.attention.output = bind_projection(b, block_name(il, "attn_output"), d, n_q, Bias::kOptional);
-    w.attention.post_norm = b.vector(block_name(il, "post_attention_norm.weight"), d);
-    w.ffn.norm = b.vector(block_name(il, "ffn_norm.weight"), d);
-    w.ffn.gate = b.matrix(block_name(il, "ffn_gate.weight"), n_ff, d);
-    w.ffn.up = b.matrix(block_name(il, "ffn_up.weight"), n_ff, d);
-    w.ffn.down = b.matrix(block_name(il, "ffn_down.weight"), d, n_ff);
-    w.ffn.post_norm = b.vector(block_name(il, "post_ffw_norm.weight"), d);
-  }
-  output_.norm = b.vector("output_norm.weight", d);
+  // Picture rows are not scaled, they come as they are.
+  embed_scale_ = std::sqrt(static_cast<float>(params_.n_embd));
+  WeightBinder b(file, "language model", place.of_tables(params_.n_layers));
+  token_embd_ = b.matrix("token_embd.weight", -1, params_.n_embd);  // [V, D]
+  bind_layers(b, place, params_.n_layers, [&](int32_t il) { bind_layer(b, il); });
+  output_.norm = b.vector("output_norm.weight", params_.n_embd);
   output_.head = bind_head(b, token_embd_);  // [V, D], tied when output.weight is missing
-  b.finish();
+  finish_binding(b, params_);
 
-  storage_ = b.storage();
   rope_ = rope_frequencies(params_.n_rot, params_.rope_freq_base, scaling, nullptr);
   window_rope_ = rope_frequencies(params_.n_rot, window_base, {}, nullptr);
-  info_ = decoder_info(params_, token_embd_);
-  info_.weight_bytes = storage_->weight_bytes;
   for (const Layer& w : layers_) info_.flops_per_row += matmul_flops(w.attention, w.ffn);
+}
+
+void Gemma3::bind_layer(WeightBinder& b, int32_t il) {
+  Layer& w = layers_[static_cast<size_t>(il)];
+  const int64_t d = params_.n_embd;
+  const int64_t n_q = int64_t{params_.n_heads} * params_.head_dim;
+  const int64_t n_ff = params_.n_ff[static_cast<size_t>(il)];
+  w.name = format("gemma3 layer %d", il);
+  w.attention.norm = b.vector(block_name(il, "attn_norm.weight"), d);
+  bind_qkv(b, il, params_, Bias::kOptional, w.attention);  // [Q, D], [K, D], [K, D]
+  w.attention.q_norm = b.vector(block_name(il, "attn_q_norm.weight"), params_.head_dim);  // [E]
+  w.attention.k_norm = b.vector(block_name(il, "attn_k_norm.weight"), params_.head_dim);  // [E]
+  w.attention.output = bind_projection(b, block_name(il, "attn_output"), d, n_q, Bias::kOptional);
+  w.attention.post_norm = b.vector(block_name(il, "post_attention_norm.weight"), d);
+  w.ffn.norm = b.vector(block_name(il, "ffn_norm.weight"), d);
+  w.ffn.gate = b.matrix(block_name(il, "ffn_gate.weight"), n_ff, d);
+  w.ffn.up = b.matrix(block_name(il, "ffn_up.weight"), n_ff, d);
+  w.ffn.down = b.matrix(block_name(il, "ffn_down.weight"), d, n_ff);
+  w.ffn.post_norm = b.vector(block_name(il, "post_ffw_norm.weight"), d);
 }
 
 // First row that each row sees in a windowed layer. Windows count rows of the sequence, so pruned ones do not
@@ -129,37 +122,30 @@ std::vector<int32_t> Gemma3::window_begin(const RowBatch& batch, int64_t first) 
   return begin;
 }
 
-void Gemma3::forward(Backend& backend, const RowBatch& batch, KvCache& cache, const Matrix& logits,
-                     const RunControl& control) const {
-  check_forward(info_, batch, cache, logits);
-  const int64_t n = batch.rows.rows;
-  cache.make_room(n);
+void Gemma3::run_layers(Backend& backend, const RowBatch& batch, KvCache& cache, const Matrix& h,
+                        LayerRange range, const RunControl& control) const {
   const Arena::Mark mark(backend.arena());
-  const std::vector<int32_t> begin(static_cast<size_t>(n), 0);
+  const std::vector<int32_t> begin(static_cast<size_t>(h.rows), 0);
   const std::vector<int32_t> late_begin = window_begin(batch, cache.length());
   const int32_t* end = backend.upload(std::span<const int32_t>(batch.visible_end));
   const Visible everything{.begin = backend.upload(std::span<const int32_t>(begin)), .end = end};
   const Visible window{.begin = backend.upload(std::span<const int32_t>(late_begin)), .end = end};
   const RopeTable rope(backend, rope_, batch.positions);
   const RopeTable window_rope(backend, window_rope_, batch.positions);
-  const Matrix h = hidden_rows(backend, batch, "gemma3 input");
-  for (int32_t il = 0; il < info_.n_layers; ++il) {
+  for (int32_t il = range.first; il < range.last; ++il) {
     control.step("prefill", il, info_.n_layers);
     const Layer& w = layers_[static_cast<size_t>(il)];
     add_attention(backend, h, w.attention, shape_, w.windowed ? window_rope : rope,
                   w.windowed ? window : everything, cache, il, w.name.c_str());
     add_gated_ffn(backend, h, w.ffn, shape_.norm_eps, Activation::kGeluTanh, w.name.c_str());
-    control.emit("layer_out", il, h);
+    control.emit(backend, "layer_out", il, h);
   }
-  write_logits(backend, h, output_, shape_.norm_eps, logits, control, "gemma3 output");
-  control.step("prefill", info_.n_layers, info_.n_layers);
-  cache.commit(n);
 }
 
 }  // namespace
 
-std::unique_ptr<Decoder> load_gemma3(std::shared_ptr<const GgufFile> file) {
-  return std::make_unique<Gemma3>(file);
+std::unique_ptr<Decoder> load_gemma3(std::shared_ptr<const GgufFile> file, const Placement& place) {
+  return std::make_unique<Gemma3>(file, place);
 }
 
 }  // namespace trimtok

@@ -4,8 +4,8 @@
 
 namespace trimtok {
 
-std::unique_ptr<Decoder> load_internlm2(std::shared_ptr<const GgufFile> file) {
-  return load_pre_norm(file, {.arch = "internlm2", .pairs = RopePairs::kAdjacent});
+std::unique_ptr<Decoder> load_internlm2(std::shared_ptr<const GgufFile> file, const Placement& place) {
+  return load_pre_norm(file, place, {.arch = "internlm2", .pairs = RopePairs::kAdjacent});
 }
 
 }  // namespace trimtok

@@ -26,8 +26,8 @@ Dtype kv_dtype_from_name(const char* name) {
   fail(ErrorCode::kInvalidArgument, "[kv_dtype] is \"%s\", must be one of %s", name, known.c_str());
 }
 
-KvCache::KvCache(int32_t n_layers, int64_t width, Dtype dtype)
-    : dtype_(dtype), width_(width), stride_(row_bytes(dtype, width)) {
+KvCache::KvCache(int32_t n_layers, int64_t width, Dtype dtype, Placement place)
+    : place_(std::move(place)), dtype_(dtype), width_(width), stride_(row_bytes(dtype, width)) {
   if (n_layers < 1 || width < 1) {
     fail(ErrorCode::kInternal, "[kv cache] %d layers of width %lld, both must be at least 1", n_layers,
          static_cast<long long>(width));
@@ -51,8 +51,11 @@ void KvCache::reserve(int64_t capacity) {
     if (capacity > INT64_MAX / stride_) fail(ErrorCode::kOutOfMemory, "too many rows");
     // A buffer larger than capacity_ says is harmless, so a failure half way leaves a valid cache, and the
     // peak is one buffer above the new size instead of the old size above it.
-    for (Buffer& buffer : k_) grow(buffer, capacity);
-    for (Buffer& buffer : v_) grow(buffer, capacity);
+    for (int32_t il = 0; il < n_layers(); ++il) {
+      const MemoryPtr memory = place_.of_layer(il);
+      grow(k_[static_cast<size_t>(il)], memory, capacity);
+      grow(v_[static_cast<size_t>(il)], memory, capacity);
+    }
   } catch (const Error&) {
     fail(ErrorCode::kOutOfMemory,
          "[kv cache] %lld rows of %s need %.1f MiB; use a shorter prompt, a smaller max_tokens or a smaller "
@@ -67,12 +70,11 @@ void KvCache::make_room(int64_t n) {
   if (needed > capacity_) reserve(std::max(needed, capacity_ + capacity_ / 2));
 }
 
-void KvCache::grow(Buffer& buffer, int64_t capacity) const {
+void KvCache::grow(Buffer& buffer, const MemoryPtr& memory, int64_t capacity) const {
   const size_t bytes = static_cast<size_t>(capacity) * static_cast<size_t>(stride_);
   if (buffer.size() >= bytes) return;
-  Buffer larger(bytes);
-  const size_t used = static_cast<size_t>(length_) * static_cast<size_t>(stride_);
-  if (used > 0) std::memcpy(larger.data(), buffer.data(), used);
+  Buffer larger(bytes, memory);
+  larger.copy_from(buffer, static_cast<size_t>(length_) * static_cast<size_t>(stride_));
   buffer = std::move(larger);
 }
 

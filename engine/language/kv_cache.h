@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "engine/core/memory.h"
+#include "engine/language/placement.h"
 #include "trimtok/view.h"
 
 namespace trimtok {
@@ -16,9 +17,9 @@ Dtype kv_dtype_from_name(const char* name);
 // rotated keys already. Memory is what `capacity` rows need, nothing is reserved for the trained context.
 class KvCache {
  public:
-  // width = n_kv_heads * head_dim. Throws Error(kUnsupported) when rows of `width` are not whole blocks of
-  // dtype.
-  KvCache(int32_t n_layers, int64_t width, Dtype dtype);
+  // width = n_kv_heads * head_dim. Rows of a layer lie where the layer does. Throws Error(kUnsupported) when
+  // rows of `width` are not whole blocks of dtype.
+  KvCache(int32_t n_layers, int64_t width, Dtype dtype, Placement place = {});
   // Grows to exactly `capacity` rows if it is smaller, keeping contents: for callers that know the length to
   // come. Throws Error(kOutOfMemory) with the size; the cache stays usable as it was.
   void reserve(int64_t capacity);
@@ -41,7 +42,8 @@ class KvCache {
 
  private:
   Matrix rows(const Buffer& buffer, int64_t first, int64_t n) const;
-  void grow(Buffer& buffer, int64_t capacity) const;
+  void grow(Buffer& buffer, const MemoryPtr& memory, int64_t capacity) const;
+  Placement place_;
   Dtype dtype_;
   int64_t width_;
   int64_t stride_;  // bytes of one row

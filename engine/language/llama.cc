@@ -6,8 +6,8 @@
 
 namespace trimtok {
 
-std::unique_ptr<Decoder> load_llama(std::shared_ptr<const GgufFile> file) {
-  return load_pre_norm(file, {.arch = "llama", .pairs = RopePairs::kAdjacent, .rope_freqs = true});
+std::unique_ptr<Decoder> load_llama(std::shared_ptr<const GgufFile> file, const Placement& place) {
+  return load_pre_norm(file, place, {.arch = "llama", .pairs = RopePairs::kAdjacent, .rope_freqs = true});
 }
 
 }  // namespace trimtok

@@ -18,63 +18,52 @@ struct Layer {
   std::string name;  // for messages
 };
 
-class Phi3 final : public Decoder {
+class Phi3 final : public BlockDecoder {
  public:
-  explicit Phi3(const std::shared_ptr<const GgufFile>& file);
-  const DecoderInfo& info() const override { return info_; }
-  void embed(Backend& backend, std::span<const int32_t> ids, const Matrix& out) const override {
-    gather_embeddings(backend, info_, token_embd_, ids, 1.0f, out);
-  }
-  void forward(Backend& backend, const RowBatch& batch, KvCache& cache, const Matrix& logits,
-               const RunControl& control) const override;
+  Phi3(const std::shared_ptr<const GgufFile>& file, const Placement& place);
 
  private:
   RopeScaling read_scaling(const GgufFile& file, bool has_factors) const;
   void bind_layer(WeightBinder& b, int32_t il);
   const RopeFrequencies& frequencies(const RowBatch& batch) const;
+  void run_layers(Backend& backend, const RowBatch& batch, KvCache& cache, const Matrix& h, LayerRange range,
+                  const RunControl& control) const override;
 
   DecoderParams params_;
   AttentionShape shape_;
   int64_t window_ = 0;          // rows that a row sees, itself included; 0: all before it
   int64_t n_ctx_original_ = 0;  // positions that the short divisors serve
-  ConstMatrix token_embd_;
   std::vector<Layer> layers_;
-  OutputWeights output_;
   RopeFrequencies short_rope_, long_rope_;
-  std::shared_ptr<const WeightBinder::Storage> storage_;
-  DecoderInfo info_;
 };
 
 // Hyper-parameters: besides the common ones the window and the context that the model had before it was
 // stretched. Weights: D n_embd, Q n_heads * head_dim, K n_kv_heads * head_dim, F n_ff, V vocabulary, R
 // rotated elements.
-Phi3::Phi3(const std::shared_ptr<const GgufFile>& file)
+Phi3::Phi3(const std::shared_ptr<const GgufFile>& file, const Placement& place)
     : params_(read_decoder_params(*file, "phi3")),
       shape_(attention_shape(params_, RopePairs::kHalves)),
       layers_(static_cast<size_t>(params_.n_layers)) {
   window_ = file->get_int("phi3.attention.sliding_window", 0, kMaxInt32, 0);
   n_ctx_original_ =
       file->get_int("phi3.rope.scaling.original_context_length", 1, kMaxInt32, params_.n_ctx_train);
-  WeightBinder b(file, "language model");
+  WeightBinder b(file, "language model", place.of_tables(params_.n_layers));
   token_embd_ = b.matrix("token_embd.weight", -1, params_.n_embd);  // [V, D]
   const char* short_name = "rope_factors_short.weight";
   const char* long_name = "rope_factors_long.weight";
   const bool has_factors = b.has(short_name) || b.has(long_name);
   const int64_t n_pairs = params_.n_rot / 2;
-  const float* short_factors = has_factors ? b.vector(short_name, n_pairs) : nullptr;  // [R/2]
-  const float* long_factors = has_factors ? b.vector(long_name, n_pairs) : nullptr;    // [R/2]
-  for (int32_t il = 0; il < params_.n_layers; ++il) bind_layer(b, il);
+  const float* short_factors = has_factors ? b.host_vector(short_name, n_pairs) : nullptr;  // [R/2]
+  const float* long_factors = has_factors ? b.host_vector(long_name, n_pairs) : nullptr;    // [R/2]
+  bind_layers(b, place, params_.n_layers, [&](int32_t il) { bind_layer(b, il); });
   output_.norm = b.vector("output_norm.weight", params_.n_embd);
   output_.head = bind_head(b, token_embd_);  // [V, D], tied when output.weight is missing; bias optional
-  b.finish();
+  finish_binding(b, params_);
 
-  storage_ = b.storage();
   const RopeScaling scaling = read_scaling(*file, has_factors);
   const double base = params_.rope_freq_base;
   short_rope_ = rope_frequencies(params_.n_rot, base, scaling, short_factors, short_name);
   long_rope_ = rope_frequencies(params_.n_rot, base, scaling, long_factors, long_name);
-  info_ = decoder_info(params_, token_embd_);
-  info_.weight_bytes = storage_->weight_bytes;
   for (const Layer& w : layers_) info_.flops_per_row += matmul_flops(w.attention, w.ffn);
 }
 
@@ -127,11 +116,9 @@ const RopeFrequencies& Phi3::frequencies(const RowBatch& batch) const {
   return reach > n_ctx_original_ ? long_rope_ : short_rope_;
 }
 
-void Phi3::forward(Backend& backend, const RowBatch& batch, KvCache& cache, const Matrix& logits,
-                   const RunControl& control) const {
-  check_forward(info_, batch, cache, logits);
-  const int64_t n = batch.rows.rows;
-  cache.make_room(n);
+void Phi3::run_layers(Backend& backend, const RowBatch& batch, KvCache& cache, const Matrix& h,
+                      LayerRange range, const RunControl& control) const {
+  const int64_t n = h.rows;
   const Arena::Mark mark(backend.arena());
   std::vector<int32_t> begin(static_cast<size_t>(n), 0);
   if (window_ > 0) {
@@ -143,23 +130,19 @@ void Phi3::forward(Backend& backend, const RowBatch& batch, KvCache& cache, cons
   const Visible visible{.begin = backend.upload(std::span<const int32_t>(begin)),
                         .end = backend.upload(std::span<const int32_t>(batch.visible_end))};
   const RopeTable rope(backend, frequencies(batch), batch.positions);
-  const Matrix h = hidden_rows(backend, batch, "phi3 input");
-  for (int32_t il = 0; il < info_.n_layers; ++il) {
+  for (int32_t il = range.first; il < range.last; ++il) {
     control.step("prefill", il, info_.n_layers);
     const Layer& w = layers_[static_cast<size_t>(il)];
     add_attention(backend, h, w.attention, shape_, rope, visible, cache, il, w.name.c_str());
     add_gated_ffn(backend, h, w.ffn, shape_.norm_eps, Activation::kSilu, w.name.c_str());
-    control.emit("layer_out", il, h);
+    control.emit(backend, "layer_out", il, h);
   }
-  write_logits(backend, h, output_, shape_.norm_eps, logits, control, "phi3 output");
-  control.step("prefill", info_.n_layers, info_.n_layers);
-  cache.commit(n);
 }
 
 }  // namespace
 
-std::unique_ptr<Decoder> load_phi3(std::shared_ptr<const GgufFile> file) {
-  return std::make_unique<Phi3>(file);
+std::unique_ptr<Decoder> load_phi3(std::shared_ptr<const GgufFile> file, const Placement& place) {
+  return std::make_unique<Phi3>(file, place);
 }
 
 }  // namespace trimtok

@@ -9,61 +9,50 @@ struct Layer {
   std::string name;  // for messages
 };
 
-class PreNormDecoder final : public Decoder {
+class PreNormDecoder final : public BlockDecoder {
  public:
-  PreNormDecoder(const std::shared_ptr<const GgufFile>& file, const PreNormRecipe& recipe);
-  const DecoderInfo& info() const override { return info_; }
-  void embed(Backend& backend, std::span<const int32_t> ids, const Matrix& out) const override {
-    gather_embeddings(backend, info_, token_embd_, ids, 1.0f, out);
-  }
-  void forward(Backend& backend, const RowBatch& batch, KvCache& cache, const Matrix& logits,
-               const RunControl& control) const override;
+  PreNormDecoder(const std::shared_ptr<const GgufFile>& file, const Placement& place,
+                 const PreNormRecipe& recipe);
 
  private:
   void bind_layer(WeightBinder& b, int32_t il);
+  void run_layers(Backend& backend, const RowBatch& batch, KvCache& cache, const Matrix& h, LayerRange range,
+                  const RunControl& control) const override;
 
   PreNormRecipe recipe_;
   DecoderParams params_;
   AttentionShape shape_;
-  ConstMatrix token_embd_;
   std::vector<Layer> layers_;
-  OutputWeights output_;
   RopeFrequencies rope_;
-  std::shared_ptr<const WeightBinder::Storage> storage_;
-  DecoderInfo info_;
-  std::string input_name_, output_name_;  // for messages
 };
 
 // Hyper-parameters: the common ones; rope.dimension_sections with M-RoPE, n_deepstack_layers with deepstack.
 // Weights: D n_embd, V vocabulary, R rotated elements.
-PreNormDecoder::PreNormDecoder(const std::shared_ptr<const GgufFile>& file, const PreNormRecipe& recipe)
+PreNormDecoder::PreNormDecoder(const std::shared_ptr<const GgufFile>& file, const Placement& place,
+                               const PreNormRecipe& recipe)
     : recipe_(recipe),
       params_(read_decoder_params(*file, recipe.arch)),
       shape_(attention_shape(params_, recipe.pairs)),
-      layers_(static_cast<size_t>(params_.n_layers)),
-      input_name_(params_.arch + " input"),
-      output_name_(params_.arch + " output") {
+      layers_(static_cast<size_t>(params_.n_layers)) {
   const RopeScaling scaling = read_rope_scaling(*file, params_.arch, params_.n_ctx_train);
   std::vector<int32_t> axes;
   if (recipe_.mrope) axes = read_mrope_axes(*file, params_.arch, params_.n_rot, *recipe_.mrope);
   const int64_t n_extra =
       recipe_.deepstack ? file->get_int(params_.arch + ".n_deepstack_layers", 0, params_.n_layers, 0) : 0;
-  WeightBinder b(file, "language model");
+  WeightBinder b(file, "language model", place.of_tables(params_.n_layers));
   token_embd_ = b.matrix("token_embd.weight", -1, params_.n_embd);  // [V, D]
   const float* rope_freqs = nullptr;
-  if (recipe_.rope_freqs) rope_freqs = b.optional_vector("rope_freqs.weight", params_.n_rot / 2);  // [R/2]
-  for (int32_t il = 0; il < params_.n_layers; ++il) bind_layer(b, il);
+  if (recipe_.rope_freqs)
+    rope_freqs = b.optional_host_vector("rope_freqs.weight", params_.n_rot / 2);  // [R/2]
+  bind_layers(b, place, params_.n_layers, [&](int32_t il) { bind_layer(b, il); });
   output_.norm = b.vector("output_norm.weight", params_.n_embd);
   output_.head = bind_head(b, token_embd_);  // [V, D], tied when output.weight is missing; bias optional
-  b.finish();
+  finish_binding(b, params_);
 
-  storage_ = b.storage();
   rope_ = rope_frequencies(params_.n_rot, params_.rope_freq_base, scaling, rope_freqs);
   rope_.axes = axes;
-  info_ = decoder_info(params_, token_embd_);
   info_.n_pos = recipe_.mrope ? kMropeAxes : 1;
   info_.n_extra = static_cast<int32_t>(n_extra);
-  info_.weight_bytes = storage_->weight_bytes;
   for (const Layer& w : layers_) info_.flops_per_row += matmul_flops(w.attention, w.ffn);
 }
 
@@ -87,13 +76,10 @@ void PreNormDecoder::bind_layer(WeightBinder& b, int32_t il) {
   w.ffn.down = b.matrix(block_name(il, "ffn_down.weight"), d, n_ff);
 }
 
-void PreNormDecoder::forward(Backend& backend, const RowBatch& batch, KvCache& cache, const Matrix& logits,
-                             const RunControl& control) const {
-  check_forward(info_, batch, cache, logits);
-  const int64_t n = batch.rows.rows;
-  cache.make_room(n);
+void PreNormDecoder::run_layers(Backend& backend, const RowBatch& batch, KvCache& cache, const Matrix& h,
+                                LayerRange range, const RunControl& control) const {
   const Arena::Mark mark(backend.arena());
-  const std::vector<int32_t> begin(static_cast<size_t>(n), 0);
+  const std::vector<int32_t> begin(static_cast<size_t>(h.rows), 0);
   const Visible visible{.begin = backend.upload(std::span<const int32_t>(begin)),
                         .end = backend.upload(std::span<const int32_t>(batch.visible_end))};
   const RopeTable rope(backend, rope_, batch.positions);
@@ -101,8 +87,7 @@ void PreNormDecoder::forward(Backend& backend, const RowBatch& batch, KvCache& c
   std::optional<RopeTable> no_rope;
   if (recipe_.has_rope != nullptr)
     no_rope.emplace(backend, RopeFrequencies{.radians = {0.0}}, batch.positions);
-  const Matrix h = hidden_rows(backend, batch, input_name_.c_str());
-  for (int32_t il = 0; il < info_.n_layers; ++il) {
+  for (int32_t il = range.first; il < range.last; ++il) {
     control.step("prefill", il, info_.n_layers);
     const Layer& w = layers_[static_cast<size_t>(il)];
     const bool turns = recipe_.has_rope == nullptr || recipe_.has_rope(il);
@@ -112,18 +97,15 @@ void PreNormDecoder::forward(Backend& backend, const RowBatch& batch, KvCache& c
     if (static_cast<size_t>(il) < batch.extra.size()) {
       backend.add({.out = h, .x = h, .y = batch.extra[static_cast<size_t>(il)]}, w.name.c_str());
     }
-    control.emit("layer_out", il, h);
+    control.emit(backend, "layer_out", il, h);
   }
-  write_logits(backend, h, output_, shape_.norm_eps, logits, control, output_name_.c_str());
-  control.step("prefill", info_.n_layers, info_.n_layers);
-  cache.commit(n);
 }
 
 }  // namespace
 
-std::unique_ptr<Decoder> load_pre_norm(const std::shared_ptr<const GgufFile>& file,
+std::unique_ptr<Decoder> load_pre_norm(const std::shared_ptr<const GgufFile>& file, const Placement& place,
                                        const PreNormRecipe& recipe) {
-  return std::make_unique<PreNormDecoder>(file, recipe);
+  return std::make_unique<PreNormDecoder>(file, place, recipe);
 }
 
 }  // namespace trimtok

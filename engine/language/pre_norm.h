@@ -20,7 +20,7 @@ struct PreNormRecipe {
   bool (*has_rope)(int32_t layer) = nullptr;  // null: every layer has
 };
 
-std::unique_ptr<Decoder> load_pre_norm(const std::shared_ptr<const GgufFile>& file,
+std::unique_ptr<Decoder> load_pre_norm(const std::shared_ptr<const GgufFile>& file, const Placement& place,
                                        const PreNormRecipe& recipe);
 
 }  // namespace trimtok

@@ -4,8 +4,8 @@
 
 namespace trimtok {
 
-std::unique_ptr<Decoder> load_qwen2(std::shared_ptr<const GgufFile> file) {
-  return load_pre_norm(file, {.arch = "qwen2", .qkv_bias = Bias::kRequired});
+std::unique_ptr<Decoder> load_qwen2(std::shared_ptr<const GgufFile> file, const Placement& place) {
+  return load_pre_norm(file, place, {.arch = "qwen2", .qkv_bias = Bias::kRequired});
 }
 
 }  // namespace trimtok

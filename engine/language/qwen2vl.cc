@@ -4,8 +4,8 @@
 
 namespace trimtok {
 
-std::unique_ptr<Decoder> load_qwen2vl(std::shared_ptr<const GgufFile> file) {
-  return load_pre_norm(file,
+std::unique_ptr<Decoder> load_qwen2vl(std::shared_ptr<const GgufFile> file, const Placement& place) {
+  return load_pre_norm(file, place,
                        {.arch = "qwen2vl", .qkv_bias = Bias::kRequired, .mrope = MropeLayout::kContiguous});
 }
 

@@ -4,8 +4,8 @@
 
 namespace trimtok {
 
-std::unique_ptr<Decoder> load_qwen3(std::shared_ptr<const GgufFile> file) {
-  return load_pre_norm(file, {.arch = "qwen3", .head_norms = true});
+std::unique_ptr<Decoder> load_qwen3(std::shared_ptr<const GgufFile> file, const Placement& place) {
+  return load_pre_norm(file, place, {.arch = "qwen3", .head_norms = true});
 }
 
 }  // namespace trimtok

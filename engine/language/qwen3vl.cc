@@ -6,9 +6,10 @@
 
 namespace trimtok {
 
-std::unique_ptr<Decoder> load_qwen3vl(std::shared_ptr<const GgufFile> file) {
+std::unique_ptr<Decoder> load_qwen3vl(std::shared_ptr<const GgufFile> file, const Placement& place) {
   return load_pre_norm(
-      file, {.arch = "qwen3vl", .head_norms = true, .mrope = MropeLayout::kInterleaved, .deepstack = true});
+      file, place,
+      {.arch = "qwen3vl", .head_norms = true, .mrope = MropeLayout::kInterleaved, .deepstack = true});
 }
 
 }  // namespace trimtok

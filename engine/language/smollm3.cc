@@ -13,8 +13,8 @@ bool has_rope(int32_t layer) {
 
 }  // namespace
 
-std::unique_ptr<Decoder> load_smollm3(std::shared_ptr<const GgufFile> file) {
-  return load_pre_norm(file, {.arch = "smollm3", .pairs = RopePairs::kAdjacent, .has_rope = has_rope});
+std::unique_ptr<Decoder> load_smollm3(std::shared_ptr<const GgufFile> file, const Placement& place) {
+  return load_pre_norm(file, place, {.arch = "smollm3", .pairs = RopePairs::kAdjacent, .has_rope = has_rope});
 }
 
 }  // namespace trimtok

@@ -61,14 +61,14 @@ class DppPicker {
 
   void take(int32_t pick, int64_t t) {
     const auto j = static_cast<size_t>(pick);
-    if (gram_.find(pick) == nullptr) {
+    if (!gram_.has(pick)) {
       std::vector<float> worth(gain_.size());
       for (size_t i = 0; i < worth.size(); ++i) {
         worth[i] = gain_[j] > 0.0 ? static_cast<float>(gain_[i]) : -nearest_[i];
       }
       gram_.load(pick, worth);
     }
-    const float* g = gram_.find(pick);
+    const float* g = gram_.row(pick);
     picks_.push_back(pick);
     if (gain_[j] > 0.0) add_column(pick, t, g);
     gain_[j] = -static_cast<double>(kInf);
@@ -85,11 +85,17 @@ class DppPicker {
       done.cols = t;
       dots = project(c_.backend, done, row_range(done, pick, 1));
     }
+    std::vector<float> column(gain_.size());
     for (size_t i = 0; i < gain_.size(); ++i) {
       const float e = (scale_[i] * scale_[j] * g[i] - dots[i]) / root;
-      row_of(factor_, static_cast<int64_t>(i))[t] = e;
+      column[i] = e;
       if (gain_[i] > 0.0) gain_[i] = spent_to_zero(i, gain_[i] - static_cast<double>(e) * e);
     }
+    const Arena::Mark mark(c_.backend.arena());
+    const auto n = static_cast<int64_t>(column.size());
+    const Matrix place = {static_cast<float*>(factor_.data) + t, Dtype::kF32, n, 1, factor_.stride};
+    const float* values = c_.backend.upload(std::span<const float>(column));
+    c_.backend.convert_rows({place, {values, Dtype::kF32, n, 1, sizeof(float)}}, "pruning");
   }
 
   SelectorContext& c_;

@@ -17,6 +17,7 @@ std::vector<float> nearest_other(Backend& backend, const RunControl& control, co
   std::vector<float> nearest(static_cast<size_t>(n), -std::numeric_limits<float>::infinity());
   const Arena::Mark mark(backend.arena());
   const Matrix block = gram.whole() ? Matrix{} : backend.arena().matrix(kBlock, n);
+  Buffer copy;
   for (int64_t first = 0; first < n; first += kBlock) {
     const int64_t rows = std::min(kBlock, n - first);
     Matrix out = block;
@@ -24,8 +25,10 @@ std::vector<float> nearest_other(Backend& backend, const RunControl& control, co
       out.rows = rows;
       block_gram(backend, control, row_range(y, first, rows), row_range(y, first, n - first), out);
     }
+    const ConstMatrix part = gram.whole() ? row_range(gram.matrix(), first, rows) : out;
+    const ConstMatrix host = backend.read(part, copy);
     for (int64_t r = 0; r < rows; ++r) {
-      const float* g = gram.whole() ? gram.find(first + r) + first : row_of(out, r);
+      const float* g = row_of(host, r) + (gram.whole() ? first : 0);
       float own = nearest[static_cast<size_t>(first + r)];
       for (int64_t c = r + 1; c < n - first; ++c) {
         own = std::max(own, g[c]);

@@ -24,7 +24,8 @@ void for_each_picture(std::span<const int32_t> picture, const Visit& visit) {
 }
 
 Matrix block_of(const Matrix& m, int64_t row, int64_t rows, int64_t col, int64_t cols) {
-  return {row_of(m, row) + col, m.dtype, rows, cols, m.stride};
+  const Matrix part = row_range(m, row, rows);
+  return {static_cast<float*>(part.data) + col, m.dtype, rows, cols, m.stride};
 }
 
 // out = inter_weight y y^T, and y y^T inside pictures; symmetric to the bit, as both parts are.
@@ -35,7 +36,9 @@ void weighted_gram(Backend& backend, const RunControl& control, const ConstMatri
     const Matrix shrunk = backend.arena().matrix(y.rows, y.cols);
     std::vector<int32_t> all(static_cast<size_t>(y.rows));
     std::iota(all.begin(), all.end(), 0);
-    backend.gather_rows({shrunk, y, all.data(), std::sqrt(pictures.inter_weight)}, "pruning");
+    backend.gather_rows(
+        {shrunk, y, backend.upload(std::span<const int32_t>(all)), std::sqrt(pictures.inter_weight)},
+        "pruning");
     whole_gram(backend, control, shrunk, out);
   }
   for_each_picture(pictures.of_row, [&](int64_t first, int64_t last) {
@@ -68,7 +71,7 @@ void block_gram(Backend& backend, const RunControl& control, const ConstMatrix& 
     args.w = row_range(y, first, std::min(columns, y.rows - first));
     args.x = x;
     args.out = out;
-    args.out.data = row_of(out, 0) + first;
+    args.out.data = static_cast<float*>(out.data) + first;
     args.out.cols = args.w.rows;
     backend.matmul(args, "pruning");
     control.step("prune", std::min(first + columns, y.rows), y.rows);
@@ -80,7 +83,7 @@ std::vector<float> similarity_totals(Backend& backend, const ConstMatrix& y, con
   const Matrix sum = backend.arena().matrix(1, y.cols);
   const auto totals = [&](const ConstMatrix& rows) {
     const int32_t begin[] = {0, static_cast<int32_t>(rows.rows)};
-    backend.sum_rows({sum, rows, nullptr, begin}, "pruning");
+    backend.sum_rows({sum, rows, nullptr, backend.upload(std::span<const int32_t>(begin))}, "pruning");
     return project(backend, rows, sum);
   };
   std::vector<float> all = totals(y);
@@ -116,13 +119,12 @@ GramRows::GramRows(Backend& backend, const RunControl& control, const ConstMatri
   owner_.assign(static_cast<size_t>(pages * kPage), -1);
 }
 
-const float* GramRows::find(int64_t i) const {
-  const int64_t at = whole() ? i : slots_[static_cast<size_t>(i)];
-  return at < 0 ? nullptr : row_of(matrix_, at);
+const float* GramRows::row(int64_t i) {
+  return row_of(backend_.read(row_range(matrix_, slot(i), 1), row_), 0);
 }
 
 void GramRows::load(int32_t wanted, std::span<const float> worth) {
-  if (find(wanted) != nullptr) return;
+  if (has(wanted)) return;
   const int64_t base = next_page_ * kPage;
   next_page_ = (next_page_ + 1) % (matrix_.rows / kPage);
   for (int64_t slot = base; slot < base + kPage; ++slot) {
@@ -145,16 +147,15 @@ void GramRows::load(int32_t wanted, std::span<const float> worth) {
   chosen.resize(more);
   chosen.push_back(wanted);
   std::sort(chosen.begin(), chosen.end());
-  Matrix rows = gathered_;
-  rows.rows = static_cast<int64_t>(chosen.size());
+  const Arena::Mark mark(backend_.arena());
+  const Matrix rows = row_range(gathered_, 0, static_cast<int64_t>(chosen.size()));
+  const int32_t* ids = backend_.upload(std::span<const int32_t>(chosen));
   const float weight = pictures_.weighted() ? pictures_.inter_weight : 1.0f;
-  backend_.gather_rows({rows, y_, chosen.data(), weight}, "pruning");
-  Matrix out = matrix_;
-  out.data = row_of(matrix_, base);
-  out.rows = rows.rows;
+  backend_.gather_rows({rows, y_, ids, weight}, "pruning");
+  const Matrix out = row_range(matrix_, base, rows.rows);
   block_gram(backend_, control_, rows, y_, out);
   if (pictures_.weighted()) {
-    backend_.gather_rows({rows, y_, chosen.data(), 1.0f}, "pruning");
+    backend_.gather_rows({rows, y_, ids, 1.0f}, "pruning");
     for_each_picture(pictures_.of_row, [&](int64_t first, int64_t last) {
       const auto from = std::lower_bound(chosen.begin(), chosen.end(), first) - chosen.begin();
       const auto n = std::lower_bound(chosen.begin(), chosen.end(), last) - chosen.begin() - from;

@@ -29,13 +29,16 @@ class GramRows {
 
   bool whole() const { return slots_.empty(); }
   const Matrix& matrix() const { return matrix_; }
-  const int32_t* slots() const { return whole() ? nullptr : slots_.data(); }
-  // nullptr when not there; valid until the next load().
-  const float* find(int64_t i) const;
+  std::span<const int32_t> slots() const { return slots_; }  // empty when whole
+  bool has(int64_t i) const { return slot(i) >= 0; }
+  // Row i, which is there, for the host to read; valid until the next row() or load().
+  const float* row(int64_t i);
   // Makes row `wanted` present, and with it those of largest worth (-infinity: never) that are not.
   void load(int32_t wanted, std::span<const float> worth);
 
  private:
+  int64_t slot(int64_t i) const { return whole() ? i : slots_[static_cast<size_t>(i)]; }
+
   Backend& backend_;
   const RunControl& control_;
   ConstMatrix y_;
@@ -44,6 +47,7 @@ class GramRows {
   std::vector<int32_t> slots_;  // row of matrix_ per row of y; empty when whole
   std::vector<int32_t> owner_;  // row of y per row of matrix_, -1: none
   Matrix gathered_;
+  Buffer row_;
   int64_t next_page_ = 0;
 };
 

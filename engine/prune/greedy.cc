@@ -20,31 +20,39 @@ GreedySet::GreedySet(Backend& backend, const RunControl& control, const ConstMat
 void GreedySet::pick(int64_t count, int32_t first, float stop_at) {
   picks_.assign(static_cast<size_t>(count), -1);
   int32_t done = 0;
+  const Arena::Mark mark(backend_.arena());
   GreedyProblem problem;
   problem.gram = gram_.matrix();
-  problem.slot = gram_.slots();
-  problem.total = total_.data();
+  problem.total = backend_.upload(std::span<const float>(total_));
   problem.state = state_;
   problem.count = static_cast<int32_t>(count);
   problem.first = first;
   problem.stop_at = stop_at;
   GreedyPickArgs args;
-  args.out = {picks_.data(), Dtype::kI32, 1, count, std::max<int64_t>(count, 1) * 4};
+  const Matrix out = {picks_.data(), Dtype::kI32, 1, count, std::max<int64_t>(count, 1) * 4};
+  args.out = backend_.output(out);
   args.problems = &problem;
-  args.done = &done;
+  args.done = backend_.update(std::span(&done, 1));
   args.rule = rule_;
   while (true) {
-    backend_.greedy_pick(args, "pruning");
+    {
+      const Arena::Mark call_mark(backend_.arena());
+      problem.slot = gram_.whole() ? nullptr : backend_.upload(gram_.slots());
+      backend_.greedy_pick(args, "pruning");
+    }
+    backend_.fetch(std::span(&done, 1), args.done);
     control_.step("prune", done, count);
     if (done == count || gram_.whole() || (done > 0 && stopped(stop_at))) break;
     load_missing(done == 0 ? first : -2);
   }
+  backend_.fetch(out, args.out);
   picks_.resize(static_cast<size_t>(done));
 }
 
 bool GreedySet::stopped(float stop_at) const {
   if (rule_ != GreedyRule::kMaxMin) return false;
-  const float* state = row_of(state_, 0);
+  Buffer copy;
+  const float* state = row_of(backend_.read(state_, copy), 0);
   return *std::min_element(state, state + state_.cols) >= stop_at;
 }
 
@@ -54,32 +62,35 @@ void GreedySet::load_missing(int32_t first) {
   const auto n = static_cast<size_t>(state_.cols);
   std::vector<float> worth(n);
   const bool largest = rule_ == GreedyRule::kFacility;
-  const float* value = first > -2 ? total_.data() : row_of(state_, largest ? 1 : 0);
+  Buffer copy;
+  const float* value = total_.data();
+  if (first < -1) value = row_of(backend_.read(row_range(state_, largest ? 1 : 0, 1), copy), 0);
   for (size_t i = 0; i < n; ++i) worth[i] = largest ? value[i] : -value[i];
   int32_t wanted = first;
   if (first < 0) wanted = static_cast<int32_t>(std::max_element(worth.begin(), worth.end()) - worth.begin());
   gram_.load(wanted, worth);
 }
 
-double GreedySet::gain(int32_t i) {
-  if (gram_.find(i) == nullptr) gram_.load(i, std::vector<float>(static_cast<size_t>(state_.cols), -kInf));
-  const float* g = gram_.find(i);
-  const float* best = row_of(state_, 0);
+// best: of every row, similarity to its nearest pick.
+double GreedySet::gain(int32_t i, const float* best) {
+  if (!gram_.has(i)) gram_.load(i, std::vector<float>(static_cast<size_t>(state_.cols), -kInf));
+  const float* g = gram_.row(i);
   double sum = 0.0;
   for (int64_t j = 0; j < state_.cols; ++j) sum += std::max(0.0f, g[j] - best[j]);
   return sum;
 }
 
 int32_t GreedySet::next_among(std::span<const int32_t> candidates) {
+  Buffer copy;
+  const float* state = row_of(backend_.read(row_range(state_, 0, 1), copy), 0);
   if (rule_ != GreedyRule::kFacility) {
-    const float* state = row_of(state_, 0);
     return *std::min_element(candidates.begin(), candidates.end(),
                              [&](int32_t a, int32_t b) { return state[a] < state[b]; });
   }
   int32_t best = candidates.front();
   double best_gain = -1.0;
   for (const int32_t i : candidates) {
-    const double g = gain(i);
+    const double g = gain(i, state);
     if (!(g > best_gain)) continue;
     best = i;
     best_gain = g;

@@ -26,7 +26,7 @@ class GreedySet {
  private:
   bool stopped(float stop_at) const;
   void load_missing(int32_t first);
-  double gain(int32_t i);
+  double gain(int32_t i, const float* best);
 
   Backend& backend_;
   const RunControl& control_;

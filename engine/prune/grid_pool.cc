@@ -104,10 +104,11 @@ void select_grid_pool(SelectorContext& c) {
   const int64_t side = block_side(scene, n_loose, c.report.budget);
   c.pooled.resize(scene.sizes.size());
   c.report.kept.resize(scene.sizes.size());
+  Buffer copy;
   for (size_t k = 0; k < scene.sizes.size(); ++k) {
     c.control.step("prune", static_cast<int64_t>(k), scene.n_pictures);
-    const ConstMatrix& rows =
-        scene.input->pooled_rows.empty() ? scene.input->rows[k] : scene.input->pooled_rows[k];
+    const bool own = scene.input->pooled_rows.empty();
+    const ConstMatrix rows = c.backend.read(own ? scene.input->rows[k] : scene.input->pooled_rows[k], copy);
     std::vector<double> sum(static_cast<size_t>(rows.cols));
     for (const std::vector<int32_t>& cells : blocks_of(scene.input->grids[k], covered[k], side)) {
       std::fill(sum.begin(), sum.end(), 0.0);

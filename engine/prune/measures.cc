@@ -12,12 +12,13 @@ double square_norm(const float* v, int64_t n) {
   return sum;
 }
 
-double intra(const Scene& scene, size_t k) {
+// sums: scene.sums for the host.
+double intra(const Scene& scene, const ConstMatrix& sums, size_t k) {
   const double m = scene.sizes[k];
   if (m < 2.0) return 0.0;
   const float* norms = scene.norms.data() + scene.begin[k];
   const auto zero = std::count(norms, norms + scene.sizes[k], 0.0f);
-  const double squares = square_norm(row_of(scene.sums, static_cast<int64_t>(k)), scene.width);
+  const double squares = square_norm(row_of(sums, static_cast<int64_t>(k)), scene.width);
   const double non_zero = m - static_cast<double>(zero);
   return std::clamp(1.0 - (squares - non_zero) / (m * (m - 1.0)), 0.0, 2.0);
 }
@@ -35,11 +36,15 @@ std::vector<std::vector<double>> centroids(Backend& backend, const Scene& scene)
   }
   const Arena::Mark mark(backend.arena());
   const Matrix sums = backend.arena().matrix(scene.n_pictures, scene.width);
-  backend.sum_rows({sums, scene.unit, weights.data(), scene.begin.data()}, "pruning");
+  backend.sum_rows({sums, scene.unit, backend.upload(std::span<const float>(weights)),
+                    backend.upload(std::span<const int32_t>(scene.begin))},
+                   "pruning");
+  Buffer copy;
+  const ConstMatrix host_sums = backend.read(sums, copy);
   std::vector<std::vector<double>> result;
   for (int64_t k = 0; k < scene.n_pictures; ++k) {
     if (scene.sizes[static_cast<size_t>(k)] == 0) continue;
-    const float* sum = row_of(sums, k);
+    const float* sum = row_of(host_sums, k);
     const double norm = std::sqrt(square_norm(sum, scene.width));
     std::vector<double> u(sum, sum + scene.width);
     for (double& v : u) v = norm > 0.0 ? v / norm : 0.0;
@@ -68,12 +73,12 @@ double centroid_measure(Backend& backend, const Scene& scene, bool consecutive) 
   return 1.0 - (total - n) / (n * (n - 1.0));
 }
 
-double token_measure(const Scene& scene) {
+double token_measure(const Scene& scene, const ConstMatrix& sums) {
   double own = 0.0;
   double own_pairs = 0.0;
   std::vector<double> all(static_cast<size_t>(scene.width), 0.0);
   for (int64_t k = 0; k < scene.n_pictures; ++k) {
-    const float* sum = row_of(scene.sums, k);
+    const float* sum = row_of(sums, k);
     const double m = scene.sizes[static_cast<size_t>(k)];
     own += square_norm(sum, scene.width);
     own_pairs += m * m;
@@ -89,14 +94,16 @@ double token_measure(const Scene& scene) {
 
 Measures measure(Backend& backend, const Scene& scene, InterMeasure inter) {
   Measures m;
+  Buffer copy;
+  const ConstMatrix sums = backend.read(scene.sums, copy);
   for (size_t k = 0; k < scene.sizes.size(); ++k) {
-    m.d_intra.push_back(intra(scene, k));
+    m.d_intra.push_back(intra(scene, sums, k));
     m.d_intra_mean += m.d_intra.back();
   }
   m.d_intra_mean /= static_cast<double>(std::max<int64_t>(scene.n_nonempty, 1));
   if (scene.n_nonempty < 2) return m;
   m.d_inter = inter == InterMeasure::kToken
-                  ? token_measure(scene)
+                  ? token_measure(scene, sums)
                   : centroid_measure(backend, scene, inter == InterMeasure::kSequence);
   m.d_inter = std::clamp(m.d_inter, 0.0, 2.0);
   return m;

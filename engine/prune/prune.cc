@@ -51,7 +51,7 @@ PruneResult prune(Backend& backend, const PruneInput& input, const PruneOptions&
   PruneResult result;
   PruneReport& report = result.report;
   report.settings = options;
-  Scene scene = describe(input);
+  Scene scene = describe(backend, input);
   result.width = scene.width;
   report.n_rows = scene.sizes;
   report.n_total = scene.n_rows;
@@ -60,7 +60,7 @@ PruneResult prune(Backend& backend, const PruneInput& input, const PruneOptions&
     return result;
   }
   if (options.budget == BudgetKind::kKeep && options.keep == 1.0) {
-    check_finite(input);
+    check_finite(backend, input);
     keep_everything(scene, report, "keep is 1");
     return result;
   }

@@ -23,7 +23,9 @@ void check_matrix(const ConstMatrix& m, int64_t width, const char* what, size_t 
 }
 
 // The first row with a NaN or an infinity, -1 when there is none.
-int64_t first_bad_row(const ConstMatrix& m) {
+int64_t first_bad_row(Backend& backend, const ConstMatrix& rows) {
+  Buffer copy;
+  const ConstMatrix m = backend.read(rows, copy);
   for (int64_t r = 0; r < m.rows; ++r) {
     const auto* p = static_cast<const std::byte*>(m.data) + r * m.stride;
     bool finite = true;
@@ -48,7 +50,7 @@ ConstMatrix Scene::unit_rows(size_t k) const {
   return row_range(unit, begin[k], sizes[k]);
 }
 
-Scene describe(const PruneInput& input) {
+Scene describe(Backend& backend, const PruneInput& input) {
   Scene scene;
   scene.input = &input;
   scene.n_pictures = static_cast<int64_t>(input.rows.size());
@@ -69,7 +71,7 @@ Scene describe(const PruneInput& input) {
     scene.begin.push_back(static_cast<int32_t>(scene.n_rows));
   }
   if (input.text.rows > 0 && scene.n_pictures > 0) check_matrix(input.text, scene.width, "text", 0);
-  if (const int64_t bad = first_bad_row(input.text); bad >= 0) fail_row("text", bad);
+  if (const int64_t bad = first_bad_row(backend, input.text); bad >= 0) fail_row("text", bad);
   if (!input.grids.empty() && input.grids.size() != input.rows.size()) {
     fail(ErrorCode::kInvalidArgument, "[pruning] %zu grids for %zu pictures, must be one each",
          input.grids.size(), input.rows.size());
@@ -86,9 +88,9 @@ Scene describe(const PruneInput& input) {
   return scene;
 }
 
-void check_finite(const PruneInput& input) {
+void check_finite(Backend& backend, const PruneInput& input) {
   for (size_t k = 0; k < input.rows.size(); ++k) {
-    const int64_t bad = first_bad_row(input.rows[k]);
+    const int64_t bad = first_bad_row(backend, input.rows[k]);
     if (bad >= 0) fail_row("picture " + std::to_string(k) + ",", bad);
   }
 }
@@ -100,30 +102,45 @@ void prepare(Backend& backend, const RunControl& control, Scene& scene) {
   for (size_t k = 0; k < scene.sizes.size(); ++k) {
     control.step("prune", static_cast<int64_t>(k), scene.n_pictures);
     if (scene.sizes[k] == 0) continue;
-    Matrix out = scene.unit;
-    out.data = row_of(scene.unit, scene.begin[k]);
-    out.rows = scene.sizes[k];
-    float* norms = scene.norms.data() + scene.begin[k];
-    backend.unit_rows({out, scene.input->rows[k], norms}, "pruning");
+    const Arena::Mark mark(backend.arena());
+    const Matrix out = row_range(scene.unit, scene.begin[k], scene.sizes[k]);
+    const std::span<float> norms(scene.norms.data() + scene.begin[k], static_cast<size_t>(scene.sizes[k]));
+    float* norms_out = backend.output(norms);
+    backend.unit_rows({out, scene.input->rows[k], norms_out}, "pruning");
+    backend.fetch(norms, norms_out);
     for (int32_t i = 0; i < scene.sizes[k]; ++i) {
-      if (std::isfinite(norms[i])) continue;
+      if (std::isfinite(norms[static_cast<size_t>(i)])) continue;
       fail_row("picture " + std::to_string(k) + ",", i);
     }
     std::fill_n(scene.picture.begin() + scene.begin[k], scene.sizes[k], static_cast<int32_t>(k));
   }
   scene.sums = backend.arena().matrix(scene.n_pictures, scene.width);
-  backend.sum_rows({scene.sums, scene.unit, nullptr, scene.begin.data()}, "pruning");
+  const Arena::Mark mark(backend.arena());
+  backend.sum_rows({scene.sums, scene.unit, nullptr, backend.upload(std::span<const int32_t>(scene.begin))},
+                   "pruning");
 }
 
 std::vector<float> project(Backend& backend, const ConstMatrix& y, const ConstMatrix& v) {
   std::vector<float> out(static_cast<size_t>(y.rows));
   if (out.empty()) return out;
+  const Arena::Mark mark(backend.arena());
+  const Matrix host = {out.data(), Dtype::kF32, 1, y.rows, row_bytes(Dtype::kF32, y.rows)};
   MatmulArgs args;
-  args.out = {out.data(), Dtype::kF32, 1, y.rows, y.rows * static_cast<int64_t>(sizeof(float))};
+  args.out = backend.output(host);
   args.x = v;
   args.w = y;
   backend.matmul(args, "pruning");
+  backend.fetch(host, args.out);
   return out;
+}
+
+Matrix project_in_arena(Backend& backend, const ConstMatrix& y, const ConstMatrix& v) {
+  MatmulArgs args;
+  args.out = backend.arena().matrix(1, y.rows);
+  args.x = v;
+  args.w = y;
+  if (y.rows > 0) backend.matmul(args, "pruning");
+  return args.out;
 }
 
 std::vector<std::vector<int32_t>> split_by_picture(const Scene& scene, std::span<const int32_t> rows) {

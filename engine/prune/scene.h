@@ -38,25 +38,24 @@ struct Scene {
 };
 
 // Shapes, dtypes and counts, and the text's numbers. Throws kInvalidArgument, and kNumerics naming the text
-// row. `input` must outlive the scene.
-Scene describe(const PruneInput& input);
+// row. `input`, whose rows lie in memory of `backend`, must outlive the scene.
+Scene describe(Backend& backend, const PruneInput& input);
 
 // Throws kNumerics naming picture and row of a NaN or an infinity: what prepare() finds on its way.
-void check_finite(const PruneInput& input);
+void check_finite(Backend& backend, const PruneInput& input);
 
 // Fills unit, norms and sums. Throws kNumerics naming picture and row of a NaN, an infinity or a norm beyond
 // float32.
 void prepare(Backend& backend, const RunControl& control, Scene& scene);
 
-inline float* row_of(const Matrix& m, int64_t r) {
-  return reinterpret_cast<float*>(static_cast<std::byte*>(m.data) + r * m.stride);
-}
+// Of a matrix in memory of the host.
 inline const float* row_of(const ConstMatrix& m, int64_t r) {
   return reinterpret_cast<const float*>(static_cast<const std::byte*>(m.data) + r * m.stride);
 }
 
-// y[i] . v for every row i of y; v: [1, d].
+// y[i] . v for every row i of y; v: [1, d]. For the host, or [1, y.rows] in the arena for other ops.
 std::vector<float> project(Backend& backend, const ConstMatrix& y, const ConstMatrix& v);
+Matrix project_in_arena(Backend& backend, const ConstMatrix& y, const ConstMatrix& v);
 
 // Indices among all rows to ascending indices inside each picture.
 std::vector<std::vector<int32_t>> split_by_picture(const Scene& scene, std::span<const int32_t> rows);

@@ -28,16 +28,15 @@ void pick_group(Backend& backend, const RunControl& control, const Scene& scene,
   if (group.pictures.empty()) return;
   const Arena::Mark mark(backend.arena());
   std::vector<GreedyProblem> problems;
-  std::vector<std::vector<float>> totals;
   int64_t most = 0;
   for (const size_t k : group.pictures) {
     const ConstMatrix y = scene.unit_rows(k);
     const Matrix gram = backend.arena().matrix(y.rows, y.rows);
     whole_gram(backend, control, y, gram);
-    totals.push_back(project(backend, y, row_range(scene.sums, static_cast<int64_t>(k), 1)));
+    const Matrix total = project_in_arena(backend, y, row_range(scene.sums, static_cast<int64_t>(k), 1));
     GreedyProblem problem;
     problem.gram = gram;
-    problem.total = totals.back().data();
+    problem.total = static_cast<const float*>(total.data);
     problem.state = backend.arena().matrix(rule == GreedyRule::kFacility ? 3 : 1, y.rows);
     problem.count = counts[k];
     problem.stop_at = stop_at;
@@ -48,11 +47,14 @@ void pick_group(Backend& backend, const RunControl& control, const Scene& scene,
   GreedyPickArgs args;
   args.out = backend.arena().matrix(static_cast<int64_t>(problems.size()), most, Dtype::kI32);
   args.problems = problems.data();
-  args.done = done.data();
+  args.done = backend.update(std::span(done));
   args.rule = rule;
   backend.greedy_pick(args, "pruning");
+  backend.fetch(std::span(done), args.done);
+  Buffer copy;
+  const ConstMatrix out = backend.read(args.out, copy);
   for (size_t b = 0; b < problems.size(); ++b) {
-    const auto* row = reinterpret_cast<const int32_t*>(row_of(args.out, static_cast<int64_t>(b)));
+    const auto* row = reinterpret_cast<const int32_t*>(row_of(out, static_cast<int64_t>(b)));
     picks[group.pictures[b]].assign(row, row + done[b]);
   }
 }
@@ -141,7 +143,8 @@ std::vector<int32_t> select_across_pictures(Backend& backend, const RunControl& 
     for (const int32_t i : candidates) picture.push_back(scene.picture[static_cast<size_t>(i)]);
     if (size < n && n < scene.n_rows) {
       const Matrix rows = backend.arena().matrix(n, scene.width);
-      backend.gather_rows({rows, scene.unit, candidates.data(), 1.0f}, "pruning");
+      backend.gather_rows({rows, scene.unit, backend.upload(std::span<const int32_t>(candidates)), 1.0f},
+                          "pruning");
       y = rows;
     }
     y.rows = n;
@@ -160,7 +163,7 @@ std::vector<int32_t> select_across_pictures(Backend& backend, const RunControl& 
     picture.push_back(scene.picture[static_cast<size_t>(i)]);
   }
   const Matrix y = backend.arena().matrix(size, scene.width);
-  backend.gather_rows({y, scene.unit, pool.data(), 1.0f}, "pruning");
+  backend.gather_rows({y, scene.unit, backend.upload(std::span<const int32_t>(pool)), 1.0f}, "pruning");
   const std::vector<double> div = pool_diversity(backend, y, {picture, weight}, norms);
   const std::vector<double> align = agreement(backend, scene.input->text, options.align, y, norms);
   const std::vector<int32_t> order = pareto_order(div, align, options.pareto_weight);

@@ -23,10 +23,11 @@ std::vector<int32_t> rows_of_picture(std::span<const int32_t> picture, int32_t k
 int32_t least_similar(SelectorContext& c, int32_t k, const std::vector<int32_t>& kept) {
   const Arena::Mark mark(c.backend.arena());
   const Matrix rows = c.backend.arena().matrix(static_cast<int64_t>(kept.size()), c.scene.width);
-  c.backend.gather_rows({rows, c.scene.unit, kept.data(), 1.0f}, "pruning");
+  c.backend.gather_rows({rows, c.scene.unit, c.backend.upload(std::span<const int32_t>(kept)), 1.0f},
+                        "pruning");
   const Matrix sum = c.backend.arena().matrix(1, c.scene.width);
   const int32_t begin[] = {0, static_cast<int32_t>(kept.size())};
-  c.backend.sum_rows({sum, rows, nullptr, begin}, "pruning");
+  c.backend.sum_rows({sum, rows, nullptr, c.backend.upload(std::span<const int32_t>(begin))}, "pruning");
   const std::vector<float> score = project(c.backend, c.scene.unit_rows(static_cast<size_t>(k)), sum);
   const auto best = std::min_element(score.begin(), score.end()) - score.begin();
   return c.scene.begin[static_cast<size_t>(k)] + static_cast<int32_t>(best);
@@ -50,7 +51,7 @@ void select_trimtokenator(SelectorContext& c) {
   pool.resize(static_cast<size_t>(size));
   std::sort(pool.begin(), pool.end());
   const Matrix y = c.backend.arena().matrix(size, scene.width);
-  c.backend.gather_rows({y, scene.unit, pool.data(), 1.0f}, "pruning");
+  c.backend.gather_rows({y, scene.unit, c.backend.upload(std::span<const int32_t>(pool)), 1.0f}, "pruning");
   GreedySet set(c.backend, c.control, y, GreedyRule::kMaxSum);
   set.pick(c.report.budget);
   std::vector<int32_t> made = set.picks();

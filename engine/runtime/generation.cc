@@ -157,40 +157,62 @@ std::vector<std::shared_ptr<const EncodedImage>> Generation::encode_images(const
   return encoded;
 }
 
-// Puts embeddings of text and rows of pictures where the plan wants them. Text has no extra slices: zeros.
+// Puts embeddings of text and rows of pictures where the plan wants them.
 void Generation::fill_rows(const std::vector<ConstMatrix>& picture_rows, const Matrix& rows) {
-  const size_t bytes = static_cast<size_t>(rows.cols) * sizeof(float);
+  const std::lock_guard lock(model_->compute_mutex());
+  Backend& backend = model_->backend();
+  const std::vector<Segment>& segments = plan_.segments;
   int64_t index = 0;
-  for (const Segment& segment : plan_.segments) {
-    const Matrix out = row_range(rows, index, segment.size());
-    index += segment.size();
-    if (segment.image < 0) {
-      std::lock_guard lock(model_->compute_mutex());
-      const int64_t n_embd = model_->decoder().info().n_embd;
-      for (int64_t i = 0; out.cols > n_embd && i < out.rows; ++i) {
-        auto* row = reinterpret_cast<float*>(static_cast<std::byte*>(out.data) + i * out.stride);
-        std::fill(row + n_embd, row + out.cols, 0.0f);
-      }
-      Matrix main = out;
-      main.cols = n_embd;
-      model_->decoder().embed(model_->backend(), segment.ids, main);
-      for (const int32_t id : segment.ids) sampler_.accept(id);
+  for (size_t i = 0; i < segments.size();) {
+    const Arena::Mark mark(backend.arena());
+    if (segments[i].image < 0) {
+      fill_text(segments[i].ids, row_range(rows, index, segments[i].size()));
+      index += segments[i].size();
+      ++i;
       continue;
     }
-    const size_t k = static_cast<size_t>(segment.image);
-    const bool pooled = pruned_ && !pruned_->result.pooled.empty();
-    for (int64_t i = 0; i < segment.n_rows; ++i) {
-      const int64_t row = segment.row_start + i;
-      const ConstMatrix& all = picture_rows[k];
-      const void* from = static_cast<const std::byte*>(all.data) + row * all.stride;
-      if (pooled) {
-        const std::vector<int32_t>& kept = pruned_->result.report.kept[k];
-        const int64_t place = std::lower_bound(kept.begin(), kept.end(), row) - kept.begin();
-        from = pruned_->result.pooled[k].data() + place * rows.cols;
+    // Rows of one picture follow each other, however many runs pruning has made of them.
+    const auto k = static_cast<size_t>(segments[i].image);
+    std::vector<int32_t> ids;
+    for (; i < segments.size() && segments[i].image == static_cast<int32_t>(k); ++i) {
+      for (int64_t r = 0; r < segments[i].n_rows; ++r) {
+        ids.push_back(static_cast<int32_t>(segments[i].row_start + r));
       }
-      std::memcpy(static_cast<std::byte*>(out.data) + i * out.stride, from, bytes);
     }
+    ConstMatrix table = picture_rows[k];
+    if (pruned_ && !pruned_->result.pooled.empty()) {
+      const std::vector<int32_t>& kept = pruned_->result.report.kept[k];
+      for (int32_t& id : ids) {
+        id = static_cast<int32_t>(std::lower_bound(kept.begin(), kept.end(), id) - kept.begin());
+      }
+      const auto n_kept = static_cast<int64_t>(kept.size());
+      const std::vector<float>& pooled = pruned_->result.pooled[k];
+      table =
+          backend.upload({pooled.data(), Dtype::kF32, n_kept, rows.cols, row_bytes(Dtype::kF32, rows.cols)});
+    }
+    const auto n = static_cast<int64_t>(ids.size());
+    backend.gather_rows({row_range(rows, index, n), table, backend.upload(std::span<const int32_t>(ids))},
+                        "prompt rows");
+    index += n;
   }
+}
+
+// Text has no extra slices: zeros.
+void Generation::fill_text(const std::vector<int32_t>& ids, const Matrix& rows) {
+  Backend& backend = model_->backend();
+  const int64_t n_embd = model_->decoder().info().n_embd;
+  Matrix main = rows;
+  main.cols = n_embd;
+  model_->decoder().embed(model_->layers(), ids, main);
+  for (const int32_t id : ids) sampler_.accept(id);
+  if (rows.cols == n_embd) return;
+  const std::vector<float> zeros(static_cast<size_t>(rows.cols - n_embd), 0.0f);
+  const std::vector<int32_t> first(ids.size(), 0);
+  const auto width = static_cast<int64_t>(zeros.size());
+  const ConstMatrix zero_row(backend.upload(std::span<const float>(zeros)), Dtype::kF32, 1, width,
+                             row_bytes(Dtype::kF32, width));
+  const Matrix extra = {static_cast<float*>(rows.data) + n_embd, Dtype::kF32, rows.rows, width, rows.stride};
+  backend.gather_rows({extra, zero_row, backend.upload(std::span<const int32_t>(first))}, "prompt rows");
 }
 
 void Generation::start(const RunControl& control) {
@@ -214,7 +236,7 @@ void Generation::start(const RunControl& control) {
   const DecoderInfo& info = model_->decoder().info();
   const int64_t width = int64_t{info.n_embd} * (plan_.n_visual > 0 ? 1 + info.n_extra : 1);
   const int64_t stride = row_bytes(Dtype::kF32, width);
-  const Buffer storage(static_cast<size_t>(plan_.n_rows * stride));
+  const Buffer storage = model_->backend().buffer(static_cast<size_t>(plan_.n_rows * stride));
   const Matrix rows = {storage.data(), Dtype::kF32, plan_.n_rows, width, stride};
   fill_rows(picture_rows, rows);
   sequence_ = std::make_unique<Sequence>(model_);

@@ -73,6 +73,7 @@ class Generation {
   void start(const RunControl& control);
   std::vector<std::shared_ptr<const EncodedImage>> encode_images(const RunControl& control);
   void fill_rows(const std::vector<ConstMatrix>& picture_rows, const Matrix& rows);
+  void fill_text(const std::vector<int32_t>& ids, const Matrix& rows);
   std::string step(const RunControl& control);
   std::string release(size_t n);
   std::string finish(const char* reason);

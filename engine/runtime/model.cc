@@ -1,27 +1,16 @@
 #include "engine/runtime/model.h"
 
+#include <algorithm>
 #include <chrono>
 
 #include "engine/core/error.h"
+#include "engine/runtime/device.h"
 
 namespace trimtok {
 namespace {
 
 constexpr int64_t kMaxContext = int64_t{1} << 24;
-
-std::unique_ptr<Backend> make_backend(const ModelOptions& options) {
-  if (options.device != "auto" && options.device != "cpu" && options.device != "cuda") {
-    fail(ErrorCode::kInvalidArgument, "[device] is \"%s\", must be one of auto, cpu, cuda",
-         options.device.c_str());
-  }
-  if (options.device == "cuda") {
-    const char* reason = nullptr;
-    cuda_table(&reason);
-    fail(ErrorCode::kUnsupported, "[device] cuda cannot be used: %s; use device=\"cpu\"", reason);
-  }
-  return Backend::cpu(options.n_threads == 0 ? ThreadPool::default_n_threads() : options.n_threads,
-                      compute_policy_from_name(options.compute.c_str()));
-}
+constexpr int64_t kLeastRows = 512;  // of cache, without which a model is not loaded
 
 void check_widths(const ModelFiles& files, const Tower& tower, const Decoder& decoder) {
   const TowerInfo& vision = tower.info();
@@ -46,7 +35,10 @@ std::shared_ptr<Model> Model::load(const ModelOptions& options, const RunControl
   std::shared_ptr<Model> model(new Model);
   constexpr int64_t kSteps = 4;
   model->kv_dtype_ = kv_dtype_from_name(options.kv_dtype.c_str());
-  model->backend_ = make_backend(options);
+  DeviceChoice choice =
+      choose_device(options.device, options.n_threads, compute_policy_from_name(options.compute.c_str()));
+  model->backend_ = std::move(choice.backend);
+  model->device_note_ = std::move(choice.note);
   model->image_cache_ = std::make_unique<ImageCache>(options.image_cache_bytes);
   control.step("load", 0, kSteps);
   model->files_ = find_model_files(options.path, options.mmproj);
@@ -63,10 +55,69 @@ std::shared_ptr<Model> Model::load(const ModelOptions& options, const RunControl
     model->tower_ = load_tower(model->files_.vision);
     check_widths(model->files_, *model->tower_, *model->decoder_);
   }
-  control.step("load", kSteps, kSteps);
   model->n_ctx_ = options.n_ctx == 0 ? model->decoder_->info().n_ctx_train : options.n_ctx;
+  if (!model->backend_->on_host()) {
+    model->move_to_device(options);
+  } else if (options.gpu_layers >= 0 && options.device == "cpu") {
+    fail(ErrorCode::kInvalidArgument, "[gpu_layers] is %d, but device is cpu; leave one of them out",
+         options.gpu_layers);
+  }
+  control.step("load", kSteps, kSteps);
   model->load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return model;
+}
+
+// Everything was bound to the mapped files so far, which costs nothing and tells what the device must hold.
+void Model::move_to_device(const ModelOptions& options) {
+  const int32_t n_layers = decoder_->info().n_layers;
+  if (options.gpu_layers > n_layers) {
+    fail(ErrorCode::kInvalidArgument, "[gpu_layers] is %d, must be in [0, %d], the layers of %s",
+         options.gpu_layers, n_layers, files_.lm->path().c_str());
+  }
+  placement_.memory = backend_->memory();
+  if (options.gpu_layers >= 0 && options.gpu_layers < n_layers) {
+    placement_.n_layers = options.gpu_layers;
+    host_ = Backend::cpu(backend_->n_threads(), compute_policy_from_name(options.compute.c_str()));
+  }
+  check_memory();
+  decoder_ = load_decoder(files_.lm, placement_);
+  if (tower_ != nullptr) tower_ = load_tower(files_.vision, placement_.memory);
+  if (host_ == nullptr) files_.lm->release_pages();
+  if (files_.vision != nullptr && files_.vision != files_.lm) files_.vision->release_pages();
+}
+
+// The least that a model is loaded for: one batch of prompt, one picture.
+void Model::check_memory() const {
+  const MemoryPlan plan = this->plan(tower_ != nullptr ? 1 : 0, std::min<int64_t>(n_ctx_, kLeastRows));
+  const size_t budget = memory_budget(placement_.memory);
+  if (plan.total() <= budget) return;
+  const auto mib = [](size_t bytes) { return static_cast<double>(bytes) / 1048576.0; };
+  // How many layers there is room for beside everything that does not depend on them.
+  size_t rest = plan.total() - plan.weights;
+  int32_t n_fit = 0;
+  for (const size_t bytes : decoder_->info().layer_bytes) {
+    rest += bytes;
+    if (rest > budget) break;
+    ++n_fit;
+  }
+  n_fit = std::min(n_fit, decoder_->info().n_layers - 1);  // with all of them come the tables
+  fail(ErrorCode::kOutOfMemory,
+       "[device] %s has %.1f MiB for this model, which needs %.1f MiB with %lld rows of context: language "
+       "model "
+       "%.1f, vision tower %.1f, cache %.1f, rows %.1f, scratch %.1f; use gpu_layers=%d or less, or "
+       "device=\"cpu\"",
+       placement_.memory->name(), mib(budget), mib(plan.total()),
+       static_cast<long long>(std::min<int64_t>(n_ctx_, kLeastRows)), mib(plan.weights), mib(plan.tower),
+       mib(plan.kv), mib(plan.rows), mib(plan.scratch), n_fit);
+}
+
+MemoryPlan Model::plan(int64_t n_images, int64_t n_ctx, int32_t width, int32_t height) const {
+  return plan_memory({decoder_.get(), tower_.get(), placement_, kv_dtype_, n_images, n_ctx, width, height});
+}
+
+int32_t Model::gpu_layers() const {
+  if (placement_.memory == nullptr) return 0;
+  return std::min(placement_.n_layers, decoder_->info().n_layers);
 }
 
 const Tower& Model::require_tower() const {

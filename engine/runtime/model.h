@@ -12,6 +12,7 @@
 #include "engine/gguf/file.h"
 #include "engine/language/decoder.h"
 #include "engine/runtime/image_cache.h"
+#include "engine/runtime/memory_plan.h"
 #include "engine/text/tokenizer.h"
 #include "engine/vision/tower.h"
 
@@ -20,7 +21,8 @@ namespace trimtok {
 struct ModelOptions {
   std::string path;
   std::string mmproj;            // empty: find it (see find_model_files)
-  std::string device = "auto";   // auto | cpu | cuda
+  std::string device = "auto";   // auto | cpu | cuda; tests: see make_backend() in model.cc
+  int32_t gpu_layers = -1;       // layers of the decoder on the device, the first ones; -1: all
   std::string kv_dtype = "f16";  // f16 | bf16 | q8_0 | f32
   std::string compute = "auto";  // auto | f32 | bf16 | int8
   int64_t n_ctx = 0;             // 0: the trained context
@@ -43,17 +45,33 @@ class Model {
   std::shared_ptr<const Tower> tower_with(const ViewOptions& options) const;
   // What loading noticed and passed over.
   const std::vector<std::string>& notes() const { return files_.notes; }
-  Backend& backend() { return *backend_; }
+  Backend& backend() { return *backend_; }  // of tower, pruner and the first layers
+  LayerBackends layers() {
+    return host_ == nullptr ? LayerBackends(*backend_)
+                            : LayerBackends(*backend_, *host_, placement_.n_layers);
+  }
+  const Placement& placement() const { return placement_; }
+  int32_t gpu_layers() const;  // layers on the device
+  // Why device="auto" chose the CPU, and the like; empty: nothing to say.
+  const std::string& device_note() const { return device_note_; }
   std::mutex& compute_mutex() { return compute_mutex_; }
   ImageCache& image_cache() { return *image_cache_; }
   Dtype kv_dtype() const { return kv_dtype_; }
   int64_t n_ctx() const { return n_ctx_; }
   double load_seconds() const { return load_seconds_; }
+  size_t bytes_in_use() const { return placement_.memory != nullptr ? placement_.memory->used() : 0; }
+  // For n_images pictures of this size and n_ctx rows of cache.
+  MemoryPlan plan(int64_t n_images, int64_t n_ctx, int32_t width = 1024, int32_t height = 768) const;
 
  private:
   Model() = default;
+  void move_to_device(const ModelOptions& options);
+  void check_memory() const;
   ModelFiles files_;
   std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Backend> host_;  // of the layers that are not on the device; null: all are
+  std::string device_note_;
+  Placement placement_;
   std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<Decoder> decoder_;
   std::shared_ptr<const Tower> tower_;

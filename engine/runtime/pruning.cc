@@ -76,7 +76,7 @@ PrunedSequence prune_sequence(Model& model, const SequencePlan& plan, const std:
     const std::vector<int32_t> ids = model.tokenizer().encode(request.text, /*parse_special=*/false);
     if (!ids.empty()) {
       const Matrix text = backend.arena().matrix(static_cast<int64_t>(ids.size()), info.n_embd);
-      model.decoder().embed(backend, ids, text);
+      model.decoder().embed(model.layers(), ids, text);
       input.text = text;
     }
     out.result = prune(backend, input, options, control);

@@ -26,7 +26,7 @@ Sequence::Sequence(std::shared_ptr<Model> model)
     : model_(std::move(model)),
       cache_(model_->decoder().info().n_layers,
              int64_t{model_->decoder().info().n_kv_heads} * model_->decoder().info().head_dim,
-             model_->kv_dtype()) {}
+             model_->kv_dtype(), model_->placement()) {}
 
 void Sequence::prefill(const SequenceRows& rows, int64_t chunk, const Matrix& logits,
                        const RunControl& control) {
@@ -84,7 +84,7 @@ void Sequence::prefill(const SequenceRows& rows, int64_t chunk, const Matrix& lo
         };
       }
       std::lock_guard lock(model_->compute_mutex());
-      model_->decoder().forward(model_->backend(), batch, cache_, out, inner);
+      model_->decoder().forward(model_->layers(), batch, cache_, out, inner);
       first = end;
     }
   } catch (...) {
@@ -99,7 +99,7 @@ void Sequence::append(int32_t id, int32_t position, std::span<float> logits, con
   Backend& backend = model_->backend();
   Arena::Mark mark(backend.arena());
   Matrix row = backend.arena().matrix(1, info.n_embd);
-  model_->decoder().embed(backend, std::span(&id, 1), row);
+  model_->decoder().embed(model_->layers(), std::span(&id, 1), row);
 
   RowBatch batch;
   batch.rows = row;
@@ -107,7 +107,8 @@ void Sequence::append(int32_t id, int32_t position, std::span<float> logits, con
   batch.n_positions = n_positions_;
   batch.visible_end = {static_cast<int32_t>(cache_.length() + 1)};
   const int64_t n = static_cast<int64_t>(logits.size());
-  model_->decoder().forward(backend, batch, cache_, {logits.data(), Dtype::kF32, 1, n, n * 4}, control);
+  model_->decoder().forward(model_->layers(), batch, cache_, {logits.data(), Dtype::kF32, 1, n, n * 4},
+                            control);
 }
 
 }  // namespace trimtok

@@ -14,7 +14,8 @@ namespace trimtok {
 
 // Rows of one sequence as the decoder takes them, before they are cut into batches.
 struct SequenceRows {
-  ConstMatrix rows;                  // [n, n_embd * (1 + n_extra)], or [n, n_embd]: no extra slices
+  // [n, n_embd * (1 + n_extra)], or [n, n_embd]: no extra slices. In memory of the model's backend.
+  ConstMatrix rows;
   std::vector<int32_t> positions;    // [n_pos, n]
   std::vector<int32_t> visible_end;  // [n], sequence indices
   // One more than the furthest position that an answer may reach; 0: what the rows reach. Counts in the first
@@ -27,7 +28,7 @@ class Sequence {
  public:
   explicit Sequence(std::shared_ptr<Model> model);
   // Appends rows in batches of at most `chunk` rows (a bidirectional picture is never cut) and writes the
-  // logits of the last logits.rows rows.
+  // logits of the last logits.rows rows (memory of the host).
   void prefill(const SequenceRows& rows, int64_t chunk, const Matrix& logits, const RunControl& control);
   // Appends one token at position `position` (all components) and writes its logits [n_vocab].
   void append(int32_t id, int32_t position, std::span<float> logits, const RunControl& control);

@@ -42,7 +42,7 @@ constexpr const char* kTemplate = R"jinja(
 
 class Gemma3Tower final : public Tower {
  public:
-  explicit Gemma3Tower(const std::shared_ptr<const GgufFile>& file);
+  Gemma3Tower(const std::shared_ptr<const GgufFile>& file, const MemoryPtr& memory);
 
   const TowerInfo& info() const override { return info_; }
   ImagePlan plan(int32_t width, int32_t height) const override;
@@ -50,7 +50,7 @@ class Gemma3Tower final : public Tower {
   EncodedImage encode(Backend& backend, const ImageView& image, const RunControl& control) const override;
 
  private:
-  void bind(const std::shared_ptr<const GgufFile>& file);
+  void bind(const std::shared_ptr<const GgufFile>& file, const MemoryPtr& memory);
   void embed(Backend& backend, const Image& image, const Matrix& x) const;
   void pool(Backend& backend, const Matrix& x, const Matrix& pooled) const;
   int32_t cells() const { return config_.grid / pool_; }  // per side
@@ -68,14 +68,15 @@ class Gemma3Tower final : public Tower {
 };
 
 // Hyper-parameters: the common ones and projector.scale_factor.
-Gemma3Tower::Gemma3Tower(const std::shared_ptr<const GgufFile>& file) : config_(read_vit_config(*file)) {
+Gemma3Tower::Gemma3Tower(const std::shared_ptr<const GgufFile>& file, const MemoryPtr& memory)
+    : config_(read_vit_config(*file)) {
   pool_ = static_cast<int32_t>(file->get_int("clip.vision.projector.scale_factor", 1, config_.grid, 4));
   if (config_.grid % pool_ != 0) {
     fail(ErrorCode::kFormat,
          "[vision tower] %s: %d patches per side, expected a multiple of the %d that are averaged",
          quote_path(file->path()).c_str(), config_.grid, pool_);
   }
-  bind(file);
+  bind(file, memory);
   info_.projector = "gemma3";
   info_.family = "Gemma 3";
   info_.placeholder = "<start_of_image>";
@@ -88,9 +89,9 @@ Gemma3Tower::Gemma3Tower(const std::shared_ptr<const GgufFile>& file) : config_(
   info_.weight_bytes = storage_->weight_bytes;
 }
 
-void Gemma3Tower::bind(const std::shared_ptr<const GgufFile>& file) {
+void Gemma3Tower::bind(const std::shared_ptr<const GgufFile>& file, const MemoryPtr& memory) {
   const int64_t width = config_.width;
-  WeightBinder binder(file, "vision tower");
+  WeightBinder binder(file, "vision tower", memory);
   patch_embd_.weight =
       binder.flattened("v.patch_embd.weight", width, int64_t{3} * config_.patch_size * config_.patch_size);
   patch_embd_.bias = binder.optional_vector("v.patch_embd.bias", width);
@@ -179,7 +180,7 @@ EncodedImage Gemma3Tower::encode(Backend& backend, const ImageView& image, const
   control.step("encode", 0, n_layers);
   const Matrix x = backend.arena().matrix(config_.n_patches(), config_.width);
   embed(backend, preprocess(image)[0], x);
-  control.emit("patch_embd", -1, x);
+  control.emit(backend, "patch_embd", -1, x);
   const std::vector<int32_t> begin(static_cast<size_t>(x.rows), 0);
   const std::vector<int32_t> end(static_cast<size_t>(x.rows), static_cast<int32_t>(x.rows));
   const RowIntervals everything{backend.upload(std::span<const int32_t>(begin)),
@@ -187,31 +188,31 @@ EncodedImage Gemma3Tower::encode(Backend& backend, const ImageView& image, const
   for (size_t i = 0; i < layers_.size(); ++i) {
     const auto index = static_cast<int32_t>(i);
     run_vit_layer(backend, config_, layers_[i], index, x, everything);
-    control.emit("layer_out", index, x);
+    control.emit(backend, "layer_out", index, x);
     control.step("encode", index + 1, n_layers);
   }
   apply_norm(backend, config_, post_ln_, x, x, "vision post_ln");
-  control.emit("vision_out", -1, x);
+  control.emit(backend, "vision_out", -1, x);
 
   const Matrix pooled = backend.arena().matrix(int64_t{cells()} * cells(), config_.width);
   pool(backend, x, pooled);
   backend.rms_norm({pooled, pooled, soft_norm_, config_.eps}, "vision soft_emb_norm");
   EncodedImage out;
   const int64_t stride = row_bytes(Dtype::kF32, info_.n_embd);
-  out.storage = Buffer(static_cast<size_t>(pooled.rows * stride));
+  out.storage = backend.buffer(static_cast<size_t>(pooled.rows * stride));
   out.rows = {out.storage.data(), Dtype::kF32, pooled.rows, info_.n_embd, stride};
   backend.matmul({out.rows, pooled, projection_, nullptr, Activation::kNone, {}}, "vision projector");
-  control.emit("view_rows", -1, out.rows);
-  check_finite_rows(out.rows);
+  control.emit(backend, "view_rows", -1, out.rows);
+  check_finite_rows(backend, out.rows);
   return out;
 }
 
 }  // namespace
 
-std::unique_ptr<Tower> load_gemma3_tower(std::shared_ptr<const GgufFile> file);
+std::unique_ptr<Tower> load_gemma3_tower(std::shared_ptr<const GgufFile> file, const MemoryPtr& memory);
 
-std::unique_ptr<Tower> load_gemma3_tower(std::shared_ptr<const GgufFile> file) {
-  return std::make_unique<Gemma3Tower>(file);
+std::unique_ptr<Tower> load_gemma3_tower(std::shared_ptr<const GgufFile> file, const MemoryPtr& memory) {
+  return std::make_unique<Gemma3Tower>(file, memory);
 }
 
 }  // namespace trimtok

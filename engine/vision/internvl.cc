@@ -62,7 +62,7 @@ TileGrid nearest_grid(int32_t width, int32_t height, int32_t tile, int32_t min_t
 
 class InternVlTower final : public Tower {
  public:
-  explicit InternVlTower(const std::shared_ptr<const GgufFile>& file);
+  InternVlTower(const std::shared_ptr<const GgufFile>& file, const MemoryPtr& memory);
 
   const TowerInfo& info() const override { return info_; }
   ImagePlan plan(int32_t width, int32_t height) const override;
@@ -97,10 +97,11 @@ VitConfig InternVlTower::read_config(const GgufFile& file) {
   return config;
 }
 
-InternVlTower::InternVlTower(const std::shared_ptr<const GgufFile>& file) : vit_(read_config(*file)) {
+InternVlTower::InternVlTower(const std::shared_ptr<const GgufFile>& file, const MemoryPtr& memory)
+    : vit_(read_config(*file)) {
   factor_ = read_shuffle_factor(*file, vit_.config());
   read_tiles(*file);
-  WeightBinder binder(file, "vision tower");
+  WeightBinder binder(file, "vision tower", memory);
   vit_.bind(binder, file);
   bind_projector(binder);
   binder.finish();
@@ -178,10 +179,10 @@ EncodedImage InternVlTower::encode(Backend& backend, const ImageView& image,
 
 }  // namespace
 
-std::unique_ptr<Tower> load_internvl(std::shared_ptr<const GgufFile> file);
+std::unique_ptr<Tower> load_internvl(std::shared_ptr<const GgufFile> file, const MemoryPtr& memory);
 
-std::unique_ptr<Tower> load_internvl(std::shared_ptr<const GgufFile> file) {
-  return std::make_unique<InternVlTower>(file);
+std::unique_ptr<Tower> load_internvl(std::shared_ptr<const GgufFile> file, const MemoryPtr& memory) {
+  return std::make_unique<InternVlTower>(file, memory);
 }
 
 }  // namespace trimtok

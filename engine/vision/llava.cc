@@ -74,7 +74,7 @@ enum class Packing {
 
 class LlavaTower final : public Tower {
  public:
-  explicit LlavaTower(const std::shared_ptr<const GgufFile>& file);
+  LlavaTower(const std::shared_ptr<const GgufFile>& file, const MemoryPtr& memory);
 
   const TowerInfo& info() const override { return info_; }
   ImagePlan plan(int32_t width, int32_t height) const override { return lay_out(width, height).plan; }
@@ -93,7 +93,7 @@ class LlavaTower final : public Tower {
 
   void read_anyres(const GgufFile& file, bool has_newline);
   void read_feature_layers(const GgufFile& file);
-  void bind(const std::shared_ptr<const GgufFile>& file);
+  void bind(const std::shared_ptr<const GgufFile>& file, const MemoryPtr& memory);
   void bind_projector(WeightBinder& binder);
   void fill_info(const std::string& projector);
 
@@ -129,12 +129,13 @@ class LlavaTower final : public Tower {
   const float* newline_ = nullptr;  // [n_embd]
 };
 
-LlavaTower::LlavaTower(const std::shared_ptr<const GgufFile>& file) : config_(read_vit_config(*file)) {
+LlavaTower::LlavaTower(const std::shared_ptr<const GgufFile>& file, const MemoryPtr& memory)
+    : config_(read_vit_config(*file)) {
   for (size_t c = 0; c < 3; ++c) {
     pad_colour_[c] = static_cast<uint8_t>(std::clamp(255.0f * config_.mean[c], 0.0f, 255.0f));
   }
   read_feature_layers(*file);
-  bind(file);
+  bind(file, memory);
   fill_info("mlp");
 }
 
@@ -208,9 +209,9 @@ void LlavaTower::read_anyres(const GgufFile& file, bool has_newline) {
   }
 }
 
-void LlavaTower::bind(const std::shared_ptr<const GgufFile>& file) {
+void LlavaTower::bind(const std::shared_ptr<const GgufFile>& file, const MemoryPtr& memory) {
   const int64_t width = config_.width;
-  WeightBinder binder(file, "vision tower");
+  WeightBinder binder(file, "vision tower", memory);
   class_embd_ = binder.optional_vector("v.class_embd", width);
   patch_embd_.weight =
       binder.flattened("v.patch_embd.weight", width, int64_t{3} * config_.patch_size * config_.patch_size);
@@ -403,10 +404,10 @@ EncodedImage LlavaTower::encode(Backend& backend, const ImageView& image, const 
   std::replace(sources.begin(), sources.end(), kNewline, static_cast<int32_t>(n_view_rows));
   const int64_t stride = row_bytes(Dtype::kF32, info_.n_embd);
   EncodedImage out;
-  out.storage = Buffer(static_cast<size_t>(layout.plan.n_rows * stride));
+  out.storage = backend.buffer(static_cast<size_t>(layout.plan.n_rows * stride));
   out.rows = {out.storage.data(), Dtype::kF32, layout.plan.n_rows, info_.n_embd, stride};
   backend.gather_rows({out.rows, table, backend.upload(std::span<const int32_t>(sources))}, "image rows");
-  check_finite_rows(out.rows);
+  check_finite_rows(backend, out.rows);
   return out;
 }
 
@@ -420,10 +421,10 @@ void LlavaTower::encode_views(Backend& backend, std::span<const Image> views, co
   const Matrix features = backend.arena().matrix(n_views * config_.n_patches(), n_features);
 
   embed(backend, views, positions, x);
-  control.emit("patch_embd", -1, x);
+  control.emit(backend, "patch_embd", -1, x);
   if (pre_ln_.weight != nullptr) {
     backend.layer_norm({x, x, pre_ln_.weight, pre_ln_.bias, config_.eps}, "vision pre_ln");
-    control.emit("pre_ln", -1, x);
+    control.emit(backend, "pre_ln", -1, x);
   }
   // A row sees the rows of its own view.
   std::vector<int32_t> begin(static_cast<size_t>(x.rows)), end(begin.size());
@@ -438,16 +439,16 @@ void LlavaTower::encode_views(Backend& backend, std::span<const Image> views, co
   for (size_t i = 0; i < layers_.size(); ++i) {
     const auto index = static_cast<int32_t>(i);
     run_vit_layer(backend, config_, layers_[i], index, x, intervals);
-    control.emit("layer_out", index, x);
+    control.emit(backend, "layer_out", index, x);
     collect(backend, index + 1, x, features);
     control.step("encode", ++progress.done, progress.total);
   }
   if (post_ln_.weight != nullptr) {
     backend.layer_norm({features, features, post_ln_.weight, post_ln_.bias, config_.eps}, "vision post_ln");
   }
-  control.emit("vision_out", -1, features);
+  control.emit(backend, "vision_out", -1, features);
   project(backend, features, rows);
-  control.emit("view_rows", -1, rows);
+  control.emit(backend, "view_rows", -1, rows);
 }
 
 // x: [views * n_tokens, width] = patches . kernel + bias + positions, the class token in row 0 of every view.
@@ -462,6 +463,7 @@ void LlavaTower::embed(Backend& backend, std::span<const Image> views, const Mat
   for (size_t v = 0; v < views.size(); ++v) {
     const Matrix tokens = row_slice(x, static_cast<int64_t>(v) * n_tokens(), n_tokens());
     normalise(views[v].view(), config_.mean, config_.std, pixels.data());
+    const Arena::Mark view_mark(backend.arena());
     backend.patchify({patches, backend.upload(std::span<const float>(pixels)), 3, config_.image_size,
                       config_.image_size, config_.patch_size},
                      "vision patches");
@@ -521,10 +523,10 @@ void LlavaTower::project(Backend& backend, const Matrix& features, const Matrix&
 
 }  // namespace
 
-std::unique_ptr<Tower> load_llava(std::shared_ptr<const GgufFile> file);
+std::unique_ptr<Tower> load_llava(std::shared_ptr<const GgufFile> file, const MemoryPtr& memory);
 
-std::unique_ptr<Tower> load_llava(std::shared_ptr<const GgufFile> file) {
-  return std::make_unique<LlavaTower>(file);
+std::unique_ptr<Tower> load_llava(std::shared_ptr<const GgufFile> file, const MemoryPtr& memory) {
+  return std::make_unique<LlavaTower>(file, memory);
 }
 
 }  // namespace trimtok

@@ -282,7 +282,7 @@ EncodedImage MergeTower::encode_frames(Backend& backend, const Image& first, con
   const Matrix x = backend.arena().matrix(n_patches, p_.config.width);
   control.step("encode", 0, n_layers);
   embed(backend, first, second, layout, x);
-  control.emit("patch_embd", -1, x);
+  control.emit(backend, "patch_embd", -1, x);
 
   const std::vector<float> angles = rope_angles(layout);
   const float* cos = backend.upload(std::span<const float>(angles));
@@ -308,7 +308,7 @@ EncodedImage MergeTower::encode_frames(Backend& backend, const Image& first, con
   const int64_t n_embd = p_.info.n_embd;
   EncodedImage out;
   const int64_t row_size = row_bytes(Dtype::kF32, n_embd * (1 + p_.info.n_extra));
-  out.storage = Buffer(static_cast<size_t>(layout.plan.n_rows * row_size));
+  out.storage = backend.buffer(static_cast<size_t>(layout.plan.n_rows * row_size));
   out.rows = {out.storage.data(), Dtype::kF32, layout.plan.n_rows, n_embd * (1 + p_.info.n_extra), row_size};
 
   size_t tap = 0;
@@ -316,7 +316,7 @@ EncodedImage MergeTower::encode_frames(Backend& backend, const Image& first, con
     const auto index = static_cast<int32_t>(i);
     const bool windowed = p_.window > 0 && !p_.full[i];
     run_vit_layer(backend, p_.config, p_.layers[i], index, x, windowed ? windows : everything, rope);
-    control.emit("layer_out", index, x);
+    control.emit(backend, "layer_out", index, x);
     for (; tap < p_.taps.size() && p_.taps[tap].layer == index; ++tap) {
       const Arena::Mark tap_mark(backend.arena());
       const DeepstackTap& t = p_.taps[tap];
@@ -328,11 +328,11 @@ EncodedImage MergeTower::encode_frames(Backend& backend, const Image& first, con
     }
     control.step("encode", index + 1, n_layers);
   }
-  control.emit("vision_out", -1, x);
+  control.emit(backend, "vision_out", -1, x);
   apply_norm(backend, p_.config, p_.post_ln, x, x, "vision post_ln");
   merge_rows(backend, p_.mm0, p_.mm2, as_cells(x), layout, col_slice(out.rows, 0, n_embd), "vision merger");
-  control.emit("view_rows", -1, out.rows);
-  check_finite_rows(out.rows);
+  control.emit(backend, "view_rows", -1, out.rows);
+  check_finite_rows(backend, out.rows);
   return out;
 }
 

@@ -34,16 +34,16 @@ void read_windows(const GgufFile& file, MergeTowerParts& parts) {
 
 }  // namespace
 
-std::unique_ptr<Tower> load_qwen25vl_tower(std::shared_ptr<const GgufFile> file);
+std::unique_ptr<Tower> load_qwen25vl_tower(std::shared_ptr<const GgufFile> file, const MemoryPtr& memory);
 
-std::unique_ptr<Tower> load_qwen25vl_tower(std::shared_ptr<const GgufFile> file) {
+std::unique_ptr<Tower> load_qwen25vl_tower(std::shared_ptr<const GgufFile> file, const MemoryPtr& memory) {
   MergeTowerParts parts;
   read_merge_config(*file, parts);
   parts.config.rms_norm = true;
   parts.limits = kLimits;
   parts.video = {kVideoLimits, false, kPlacesPerSecond, false};
   read_windows(*file, parts);
-  WeightBinder binder(file, "vision tower");
+  WeightBinder binder(file, "vision tower", memory);
   bind_merge_weights(binder, file, parts);  // v.blk.N.ffn_gate comes with the layers
   binder.finish();
   fill_merge_info(binder, parts);

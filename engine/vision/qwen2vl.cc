@@ -13,15 +13,15 @@ constexpr PixelLimits kVideoLimits{100352, 602112};
 
 }  // namespace
 
-std::unique_ptr<Tower> load_qwen2vl_tower(std::shared_ptr<const GgufFile> file);
+std::unique_ptr<Tower> load_qwen2vl_tower(std::shared_ptr<const GgufFile> file, const MemoryPtr& memory);
 
 // v.position_embd.weight of old files is a dummy and stays unread, as does feed_forward_length.
-std::unique_ptr<Tower> load_qwen2vl_tower(std::shared_ptr<const GgufFile> file) {
+std::unique_ptr<Tower> load_qwen2vl_tower(std::shared_ptr<const GgufFile> file, const MemoryPtr& memory) {
   MergeTowerParts parts;
   read_merge_config(*file, parts);
   parts.limits = kLimits;
   parts.video = {kVideoLimits, false, 0, false};
-  WeightBinder binder(file, "vision tower");
+  WeightBinder binder(file, "vision tower", memory);
   bind_merge_weights(binder, file, parts);
   binder.finish();
   fill_merge_info(binder, parts);

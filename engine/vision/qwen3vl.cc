@@ -48,14 +48,14 @@ void bind_positions(WeightBinder& binder, const GgufFile& file, MergeTowerParts&
 
 }  // namespace
 
-std::unique_ptr<Tower> load_qwen3vl_tower(std::shared_ptr<const GgufFile> file);
+std::unique_ptr<Tower> load_qwen3vl_tower(std::shared_ptr<const GgufFile> file, const MemoryPtr& memory);
 
-std::unique_ptr<Tower> load_qwen3vl_tower(std::shared_ptr<const GgufFile> file) {
+std::unique_ptr<Tower> load_qwen3vl_tower(std::shared_ptr<const GgufFile> file, const MemoryPtr& memory) {
   MergeTowerParts parts;
   read_merge_config(*file, parts);
   parts.limits = kLimits;
   parts.video = {kVideoLimits, true, 0, true};
-  WeightBinder binder(file, "vision tower");
+  WeightBinder binder(file, "vision tower", memory);
   bind_merge_weights(binder, file, parts);
   bind_positions(binder, *file, parts);
   bind_deepstack(binder, parts);

@@ -67,7 +67,7 @@ TileGrid tiles_of(const PixelSize& size, int32_t tile) {
 
 class SmolVlmTower final : public Tower {
  public:
-  explicit SmolVlmTower(const std::shared_ptr<const GgufFile>& file);
+  SmolVlmTower(const std::shared_ptr<const GgufFile>& file, const MemoryPtr& memory);
 
   const TowerInfo& info() const override { return info_; }
   ImagePlan plan(int32_t width, int32_t height) const override;
@@ -87,11 +87,12 @@ class SmolVlmTower final : public Tower {
   std::shared_ptr<const WeightBinder::Storage> storage_;
 };
 
-SmolVlmTower::SmolVlmTower(const std::shared_ptr<const GgufFile>& file) : vit_(read_vit_config(*file)) {
+SmolVlmTower::SmolVlmTower(const std::shared_ptr<const GgufFile>& file, const MemoryPtr& memory)
+    : vit_(read_vit_config(*file)) {
   const VitConfig& config = vit_.config();
   factor_ = read_shuffle_factor(*file, config);
   read_longest_side(*file);
-  WeightBinder binder(file, "vision tower");
+  WeightBinder binder(file, "vision tower", memory);
   vit_.bind(binder, file);
   fc_ = binder.matrix("mm.model.fc.weight", -1, int64_t{factor_} * factor_ * config.width);
   binder.finish();
@@ -177,10 +178,10 @@ EncodedImage SmolVlmTower::encode(Backend& backend, const ImageView& image, cons
 
 }  // namespace
 
-std::unique_ptr<Tower> load_smolvlm(std::shared_ptr<const GgufFile> file);
+std::unique_ptr<Tower> load_smolvlm(std::shared_ptr<const GgufFile> file, const MemoryPtr& memory);
 
-std::unique_ptr<Tower> load_smolvlm(std::shared_ptr<const GgufFile> file) {
-  return std::make_unique<SmolVlmTower>(file);
+std::unique_ptr<Tower> load_smolvlm(std::shared_ptr<const GgufFile> file, const MemoryPtr& memory) {
+  return std::make_unique<SmolVlmTower>(file, memory);
 }
 
 }  // namespace trimtok

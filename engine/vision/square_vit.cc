@@ -57,6 +57,7 @@ Matrix SquareVit::embed(Backend& backend, std::span<const Image> views) const {
   for (size_t v = 0; v < views.size(); ++v) {
     const Matrix tokens = row_slice(x, static_cast<int64_t>(v) * n_tokens(), n_tokens());
     normalise(views[v].view(), config_.mean, config_.std, pixels.data());
+    const Arena::Mark view_mark(backend.arena());
     backend.patchify({patches, backend.upload(std::span<const float>(pixels)), 3, config_.image_size,
                       config_.image_size, config_.patch_size},
                      "vision patches");
@@ -78,7 +79,7 @@ EncodedImage SquareVit::encode(Backend& backend, std::span<const Image> views, c
   const int64_t n_patches = config_.n_patches();
   const int64_t stride = row_bytes(Dtype::kF32, projector.n_embd);
   EncodedImage out;
-  out.storage = Buffer(static_cast<size_t>(n_views * projector.rows_per_view * stride));
+  out.storage = backend.buffer(static_cast<size_t>(n_views * projector.rows_per_view * stride));
   out.rows = {out.storage.data(), Dtype::kF32, n_views * projector.rows_per_view, projector.n_embd, stride};
 
   const int64_t group = views_per_group();
@@ -89,7 +90,7 @@ EncodedImage SquareVit::encode(Backend& backend, std::span<const Image> views, c
     const int64_t n = std::min(group, n_views - first);
     const Arena::Mark mark(backend.arena());
     const Matrix x = embed(backend, views.subspan(static_cast<size_t>(first), static_cast<size_t>(n)));
-    control.emit("patch_embd", -1, x);
+    control.emit(backend, "patch_embd", -1, x);
     // A row sees the rows of its own view.
     std::vector<int32_t> begin(static_cast<size_t>(x.rows)), end(begin.size());
     for (int64_t t = 0; t < x.rows; ++t) {
@@ -102,7 +103,7 @@ EncodedImage SquareVit::encode(Backend& backend, std::span<const Image> views, c
     for (size_t i = 0; i < layers_.size(); ++i) {
       const auto index = static_cast<int32_t>(i);
       run_vit_layer(backend, config_, layers_[i], index, x, intervals);
-      control.emit("layer_out", index, x);
+      control.emit(backend, "layer_out", index, x);
       control.step("encode", ++done, total);
     }
     Matrix features = x;
@@ -117,12 +118,12 @@ EncodedImage SquareVit::encode(Backend& backend, std::span<const Image> views, c
     if (post_ln_.weight != nullptr) {
       apply_norm(backend, config_, post_ln_, features, features, "vision post_ln");
     }
-    control.emit("vision_out", -1, features);
+    control.emit(backend, "vision_out", -1, features);
     const Matrix rows = row_slice(out.rows, first * projector.rows_per_view, n * projector.rows_per_view);
     projector.run(backend, features, rows);
-    control.emit("view_rows", -1, rows);
+    control.emit(backend, "view_rows", -1, rows);
   }
-  check_finite_rows(out.rows);
+  check_finite_rows(backend, out.rows);
   return out;
 }
 

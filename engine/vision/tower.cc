@@ -6,11 +6,11 @@
 namespace trimtok {
 
 #define TT_TOWER(projector, factory, families) \
-  std::unique_ptr<Tower> factory(std::shared_ptr<const GgufFile> file);
+  std::unique_ptr<Tower> factory(std::shared_ptr<const GgufFile> file, const MemoryPtr& memory);
 #include "engine/vision/towers.def"
 #undef TT_TOWER
 
-std::unique_ptr<Tower> load_tower(std::shared_ptr<const GgufFile> file) {
+std::unique_ptr<Tower> load_tower(std::shared_ptr<const GgufFile> file, const MemoryPtr& memory) {
   if (!file->get_bool("clip.has_vision_encoder", true)) {
     fail(ErrorCode::kUnsupported,
          "[vision tower] %s: clip.has_vision_encoder is false, expected a vision encoder; pass the mmproj "
@@ -19,7 +19,7 @@ std::unique_ptr<Tower> load_tower(std::shared_ptr<const GgufFile> file) {
   }
   const std::string type = projector_type(*file);
 #define TT_TOWER(projector, factory, families) \
-  if (type == (projector)) return factory(std::move(file));
+  if (type == (projector)) return factory(std::move(file), memory);
 #include "engine/vision/towers.def"
 #undef TT_TOWER
   std::string supported;

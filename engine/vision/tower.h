@@ -54,7 +54,7 @@ struct ViewOptions {
 };
 
 struct EncodedImage {
-  Buffer storage;
+  Buffer storage;  // of the backend that encoded it
   // [n_rows, n_embd * (1 + n_extra)]: the row that enters the LM, then what is added after its first layers.
   Matrix rows;
 };
@@ -101,8 +101,8 @@ class Tower {
 };
 
 // Reads clip.projector_type and dispatches through towers.def. An unknown one is an Error(kUnsupported)
-// listing those that work.
-std::unique_ptr<Tower> load_tower(std::shared_ptr<const GgufFile> file);
+// listing those that work. Weights go to `memory`, that of the backend which encode() will get.
+std::unique_ptr<Tower> load_tower(std::shared_ptr<const GgufFile> file, const MemoryPtr& memory = nullptr);
 // Values of clip.projector_type and the families that they stand for, from towers.def.
 std::vector<std::pair<std::string, std::string>> supported_projectors();
 

@@ -193,7 +193,9 @@ void apply_norm(Backend& backend, const VitConfig& c, const Norm& norm, const Ma
   }
 }
 
-void check_finite_rows(const Matrix& rows) {
+void check_finite_rows(Backend& backend, const ConstMatrix& device_rows) {
+  Buffer copy;
+  const ConstMatrix rows = backend.read(device_rows, copy);
   for (int64_t t = 0; t < rows.rows; ++t) {
     const auto* row =
         reinterpret_cast<const float*>(static_cast<const std::byte*>(rows.data) + t * rows.stride);

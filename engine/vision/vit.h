@@ -90,8 +90,8 @@ size_t vit_scratch_bytes(const VitConfig& config, const std::vector<VitLayer>& l
 void apply_norm(Backend& backend, const VitConfig& config, const Norm& norm, const Matrix& out,
                 const ConstMatrix& x, const char* where);
 
-// Throws Error(kNumerics) naming the first row that is not finite: damaged weights.
-void check_finite_rows(const Matrix& rows);
+// Throws Error(kNumerics) naming the first row that is not finite: damaged weights. Waits for the rows.
+void check_finite_rows(Backend& backend, const ConstMatrix& rows);
 
 // Parts of an f32 matrix.
 Matrix row_slice(const Matrix& m, int64_t first, int64_t n);

@@ -173,6 +173,12 @@ const char* isa_name(Isa isa) {
       return "avx512_bf16";
     case Isa::kAmx:
       return "amx";
+    case Isa::kCuda:
+      return "cuda";
+    case Isa::kCudaHost:
+      return "cuda_host";
+    case Isa::kNone:
+      return "none";
   }
   return "unknown";
 }

@@ -48,11 +48,13 @@ RunControl make_control(const std::optional<py::function>& progress) {
 }
 
 ModelPtr load_model(const std::string& path, const std::string& mmproj, const std::string& device,
-                    const std::string& kv_dtype, const std::string& compute, int64_t n_ctx, int32_t n_threads,
-                    size_t image_cache_bytes, const std::optional<py::function>& progress) {
+                    int32_t gpu_layers, const std::string& kv_dtype, const std::string& compute,
+                    int64_t n_ctx, int32_t n_threads, size_t image_cache_bytes,
+                    const std::optional<py::function>& progress) {
   const RunControl control = make_control(progress);
   py::gil_scoped_release release;
-  return Model::load({path, mmproj, device, kv_dtype, compute, n_ctx, n_threads, image_cache_bytes}, control);
+  return Model::load(
+      {path, mmproj, device, gpu_layers, kv_dtype, compute, n_ctx, n_threads, image_cache_bytes}, control);
 }
 
 py::object token_text(const Tokenizer& tokenizer, int32_t id) {
@@ -128,6 +130,9 @@ py::dict model_info(Model& model) {
   out["family"] = vision != nullptr ? py::object(py::str(vision->family)) : py::none();
   out["projector"] = vision != nullptr ? py::object(py::str(vision->projector)) : py::none();
   out["device"] = model.backend().device();
+  out["device_name"] = model.backend().device_name();
+  out["device_note"] = model.device_note();
+  out["gpu_layers"] = model.gpu_layers();
   out["isa"] = isa_name(model.backend().ops().isa);
   out["compute"] = compute_policy_name(model.backend().compute());
   out["compute_by_weight"] = compute_dict(model);
@@ -159,6 +164,19 @@ py::dict model_info(Model& model) {
   out["warnings"] = warnings;
   out["load_seconds"] = model.load_seconds();
   return out;
+}
+
+py::dict memory_dict(const Model& model, int64_t n_images, int64_t n_ctx, int32_t width, int32_t height) {
+  check_image_size(width, height);
+  MemoryPlan plan;
+  {
+    const py::gil_scoped_release release;
+    plan = model.plan(n_images, n_ctx, width, height);
+  }
+  return py::dict("weights"_a = plan.weights, "tower"_a = plan.tower, "kv"_a = plan.kv, "rows"_a = plan.rows,
+                  "scratch"_a = plan.scratch, "host"_a = plan.host, "total"_a = plan.total(),
+                  "image_rows"_a = plan.image_rows, "used"_a = model.bytes_in_use(),
+                  "available"_a = memory_budget(model.placement().memory));
 }
 
 PositionChoice position_choice(const std::string& name) {
@@ -235,7 +253,7 @@ py::array_t<float> encode_image(Model& model, const py::array& array, int64_t mi
     std::lock_guard lock(model.compute_mutex());
     encoded = model.tower_with({min_pixels, max_pixels})->encode(model.backend(), image.view(), control);
   }
-  return to_numpy(encoded.rows);
+  return to_numpy(model.backend(), encoded.rows);
 }
 
 py::array_t<float> embed_ids(Model& model, const std::vector<int32_t>& ids) {
@@ -244,7 +262,10 @@ py::array_t<float> embed_ids(Model& model, const std::vector<int32_t>& ids) {
   const Matrix view = {out.mutable_data(), Dtype::kF32, static_cast<int64_t>(ids.size()), n_embd, n_embd * 4};
   py::gil_scoped_release release;
   std::lock_guard lock(model.compute_mutex());
-  model.decoder().embed(model.backend(), ids, view);
+  const Arena::Mark mark(model.backend().arena());
+  const Matrix rows = model.backend().output(view);
+  model.decoder().embed(model.layers(), ids, rows);
+  model.backend().fetch(view, rows);
   return out;
 }
 
@@ -257,7 +278,9 @@ py::array_t<float> row_logits(const ModelPtr& model, const F32Array& rows, const
          static_cast<long long>(n_last), static_cast<long long>(rows.shape(0)));
   }
   SequenceRows input;
-  input.rows = {rows.data(), Dtype::kF32, rows.shape(0), rows.shape(1), rows.shape(1) * 4};
+  Buffer storage;
+  input.rows = model->backend().upload(
+      ConstMatrix(rows.data(), Dtype::kF32, rows.shape(0), rows.shape(1), rows.shape(1) * 4), storage);
   input.positions.assign(positions.data(), positions.data() + positions.size());
   input.visible_end.resize(static_cast<size_t>(rows.shape(0)));
   std::iota(input.visible_end.begin(), input.visible_end.end(), 1);
@@ -361,10 +384,12 @@ void bind_model(py::module_& m) {
       .def("result", &generation_result, "Text, ids, usage and timings so far.");
 
   py::class_<Model, ModelPtr>(m, "Model", "A loaded model; see trimtok_cpp.Model.")
-      .def(py::init(&load_model), "path"_a, "mmproj"_a = "", "device"_a = "auto", "kv_dtype"_a = "f16",
-           "compute"_a = "auto", "n_ctx"_a = 0, "n_threads"_a = 0, "image_cache_bytes"_a = 0,
-           "progress"_a = py::none())
+      .def(py::init(&load_model), "path"_a, "mmproj"_a = "", "device"_a = "auto", "gpu_layers"_a = -1,
+           "kv_dtype"_a = "f16", "compute"_a = "auto", "n_ctx"_a = 0, "n_threads"_a = 0,
+           "image_cache_bytes"_a = 0, "progress"_a = py::none())
       .def("info", &model_info)
+      .def("memory", &memory_dict, "n_images"_a, "n_ctx"_a, "width"_a, "height"_a,
+           "Bytes that n_images pictures of this size and n_ctx rows of cache need, and those there are.")
       .def(
           "tokenize",
           [](const Model& model, const std::string& text, bool parse_special) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engine/core/backend.h"
+#include "engine/core/cuda_memory.h"
 #include "engine/core/error.h"
 #include "engine/core/memory.h"
 #include "engine/core/threads.h"
@@ -170,6 +171,13 @@ void bind_ops(py::module_& m) {
   py::module_ ops = m.def_submodule("ops", "The kernel tables, for tests and tools.");
   ops.def("isas", &available_isas,
           "Names of the instruction sets that this build and machine offer, \"ref\" first.");
+  ops.def(
+      "why_no_cuda",
+      [] {
+        std::string reason;
+        return cuda_memory(reason) != nullptr ? std::string() : reason;
+      },
+      "Why device=\"cuda\" cannot be used; empty where it can.");
   ops.def(
       "best_isa", [] { return std::string(isa_name(best_cpu_isa())); },
       "The one that models use unless TRIMTOK_CPU_ISA names another.");

@@ -7,6 +7,7 @@
 
 #include "engine/core/backend.h"
 #include "engine/prune/prune.h"
+#include "engine/runtime/device.h"
 #include "python/bindings/module.h"
 #include "python/bindings/prune_report.h"
 
@@ -76,8 +77,8 @@ py::object pooled_rows(const PruneResult& result) {
 
 py::dict prune_arrays(const std::vector<py::array>& rows, const std::optional<py::array>& text_rows,
                       const py::dict& options,
-                      const std::optional<std::vector<std::pair<int32_t, int32_t>>>& grids,
-                      int32_t n_threads) {
+                      const std::optional<std::vector<std::pair<int32_t, int32_t>>>& grids, int32_t n_threads,
+                      const std::string& device) {
   const PruneOptions settings = prune_options(options);
   std::vector<py::array> held = rows;
   py::array held_text;
@@ -103,7 +104,10 @@ py::dict prune_arrays(const std::vector<py::array>& rows, const std::optional<py
   PruneResult result;
   {
     const py::gil_scoped_release release;
-    const auto backend = Backend::cpu(n_threads != 0 ? n_threads : ThreadPool::default_n_threads());
+    const std::unique_ptr<Backend> backend = choose_device(device, n_threads).backend;
+    std::vector<Buffer> storage(input.rows.size() + 1);
+    for (size_t k = 0; k < input.rows.size(); ++k) input.rows[k] = backend->upload(input.rows[k], storage[k]);
+    input.text = backend->upload(input.text, storage.back());
     result = prune(*backend, input, settings, control);
   }
   return to_dict(result);
@@ -189,7 +193,7 @@ py::dict to_dict(const PruneResult& result) {
 
 void bind_prune(py::module_& m) {
   m.def("prune", &prune_arrays, "rows"_a, "text_rows"_a, "options"_a, "grids"_a = py::none(),
-        "n_threads"_a = 0,
+        "n_threads"_a = 0, "device"_a = "cpu",
         R"(Chooses rows of arrays; returns the report as a dict (see trimtok_cpp.PruneReport).
 
 rows: float32 or float16 [m_k, d], one per picture; text_rows: [M, d] or None; options: exactly one of keep,

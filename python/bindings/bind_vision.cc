@@ -6,6 +6,7 @@
 
 #include "engine/core/backend.h"
 #include "engine/core/threads.h"
+#include "engine/runtime/device.h"
 #include "engine/vision/dynamic_grid.h"
 #include "engine/vision/image.h"
 #include "engine/vision/tower.h"
@@ -70,9 +71,9 @@ class TapRecord {
 // A tower with a backend of its own, for tests and for people who want the rows alone.
 class LoadedTower {
  public:
-  LoadedTower(const std::string& path, int32_t n_threads)
-      : tower_(load_tower(GgufFile::open(path))),
-        backend_(Backend::cpu(n_threads != 0 ? n_threads : ThreadPool::default_n_threads())) {}
+  LoadedTower(const std::string& path, int32_t n_threads, const std::string& device)
+      : backend_(choose_device(device, n_threads).backend),
+        tower_(load_tower(GgufFile::open(path), backend_->memory())) {}
 
   py::dict info() const {
     const TowerInfo& info = tower_->info();
@@ -119,13 +120,13 @@ class LoadedTower {
       const std::lock_guard lock(mutex_);
       encoded = tower_->encode(*backend_, image.view(), control);
     }
-    if (!taps) return to_numpy(encoded.rows);
-    return py::make_tuple(to_numpy(encoded.rows), record.to_dict());
+    if (!taps) return to_numpy(*backend_, encoded.rows);
+    return py::make_tuple(to_numpy(*backend_, encoded.rows), record.to_dict());
   }
 
  private:
-  std::unique_ptr<Tower> tower_;
   std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Tower> tower_;
   std::mutex mutex_;  // one encode at a time: they share the backend's arena
 };
 
@@ -174,8 +175,8 @@ void bind_vision(py::module_& m) {
       "supported_projectors", []() { return py::dict(py::cast(supported_projectors())); },
       "The values of clip.projector_type that can be loaded, and the families that they stand for.");
   py::class_<LoadedTower>(m, "Tower", "The vision part of a GGUF file, on its own.")
-      .def(py::init<const std::string&, int32_t>(), "path"_a, "n_threads"_a = 0,
-           py::call_guard<py::gil_scoped_release>(),
+      .def(py::init<const std::string&, int32_t, const std::string&>(), "path"_a, "n_threads"_a = 0,
+           "device"_a = "cpu", py::call_guard<py::gil_scoped_release>(),
            "n_threads: 0 uses every CPU that this process may run on. Raises OSError, ModelFormatError, "
            "UnsupportedError or ValueError.")
       .def_property_readonly("info", &LoadedTower::info, "Facts about the tower, as a dict.")

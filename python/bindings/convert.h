@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/core/backend.h"
 #include "engine/core/error.h"
 #include "engine/vision/image.h"
 #include "engine/vision/tower.h"
@@ -78,6 +79,12 @@ inline pybind11::array_t<float> to_numpy(const ConstMatrix& m) {
                 static_cast<size_t>(m.cols) * sizeof(float));
   }
   return out;
+}
+
+// Rows of a backend's memory.
+inline pybind11::array_t<float> to_numpy(const Backend& backend, const ConstMatrix& m) {
+  Buffer copy;
+  return to_numpy(backend.read(m, copy));
 }
 
 // Pictures of one size as uint8 [n, height, width, 3].

@@ -19,13 +19,14 @@ from .errors import (
 from .images import ImageSource
 from .model import Model
 from .pruning import PruneReport, Pruning, prune
-from .result import Result, Timings, TokenCount, Usage
+from .result import MemoryPlan, Result, Timings, TokenCount, Usage
 from .stream import Stream
 
 __all__ = [
     "Cancelled",
     "ContextOverflowError",
     "ImageSource",
+    "MemoryPlan",
     "Model",
     "ModelFormatError",
     "NumericsError",

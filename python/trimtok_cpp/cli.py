@@ -63,6 +63,7 @@ def _load(args: argparse.Namespace, bar: _ProgressBar, **options: Any) -> Model:
         bar.callback,
         mmproj=args.mmproj,
         device=args.device,
+        gpu_layers=args.gpu_layers,
         n_ctx=args.ctx,
         n_threads=args.threads,
         kv_dtype=args.kv_dtype,
@@ -182,7 +183,7 @@ def _bench_keeps(model: Model, keeps: Sequence[Pruning], args: argparse.Namespac
 
 
 def _about(model: Model) -> dict[str, Any]:
-    names = ("lm_path", "mmproj_path", "arch", "device", "isa", "n_threads")
+    names = ("lm_path", "mmproj_path", "arch", "device", "gpu_layers", "isa", "n_threads")
     return {"version": _core.__version__, **{name: model._info[name] for name in names}}
 
 
@@ -295,6 +296,9 @@ def _parser() -> argparse.ArgumentParser:
         "--mmproj", metavar="FILE", help="GGUF file of the vision part (default: look beside MODEL)"
     )
     load.add_argument("--device", choices=DEVICES, default="auto")
+    load.add_argument(
+        "--gpu-layers", type=int, metavar="N", help="of the language model, on the GPU (default: all)"
+    )
     load.add_argument("--ctx", type=_positive, metavar="N", help="rows of context (default: as trained)")
     load.add_argument("--threads", type=_positive, metavar="N", help="default: every CPU")
     load.add_argument("--kv-dtype", choices=KV_DTYPES, default="f16")

@@ -30,7 +30,7 @@ from .prompt import (
     without_pictures,
 )
 from .pruning import DEFAULT_PRUNING, Pruning
-from .result import Result, TokenCount
+from .result import MemoryPlan, Result, TokenCount
 from .stream import GenerateOptions, Progress, Stream, ViewOptions
 
 __all__ = ["Model"]
@@ -55,6 +55,7 @@ class Model:
         *,
         mmproj: str | os.PathLike[str] | None = None,
         device: str = "auto",
+        gpu_layers: int | None = None,
         n_ctx: int | None = None,
         n_threads: int | None = None,
         kv_dtype: str = "f16",
@@ -66,7 +67,11 @@ class Model:
 
         path: the language model (the first part of a split one), or one file that holds both.
         mmproj: the vision file; None looks inside `path`, then for a single candidate in its folder.
-        device: "auto", "cpu" or "cuda".
+        device: "cpu", "cuda", or "auto": CUDA where this build and this machine have it, else the CPU, and
+        info()["device_note"] says why.
+        gpu_layers: how many layers of the language model go to the device, the first ones; the others, the
+        embedding table and the output head are the CPU's then. None is all. The vision tower is always the
+        device's. `plan` tells what fits.
         n_ctx: rows of context, pictures and answer included; None is the trained context.
         n_threads: None is every CPU that this process may use.
         kv_dtype: type of the key/value cache: "f16", "bf16", "q8_0" or "f32".
@@ -78,9 +83,12 @@ class Model:
         of a chat) is not encoded again; 0 remembers none.
 
         Raises OSError for files that cannot be read, ModelFormatError for damaged ones, UnsupportedError for
-        what this version cannot do, ValueError for a wrong pair and for arguments out of range.
+        what this version cannot do or this machine has not (device="cuda"), MemoryError with the numbers when
+        the device is too small, ValueError for a wrong pair and for arguments out of range.
         """
-        self._open(path, mmproj, device, n_ctx, n_threads, kv_dtype, compute, seed, image_cache_mb, None)
+        self._open(
+            path, mmproj, device, gpu_layers, n_ctx, n_threads, kv_dtype, compute, seed, image_cache_mb, None
+        )
 
     @classmethod
     def _with_progress(cls, path: str, progress: Progress | None, **options: Any) -> Model:
@@ -89,6 +97,7 @@ class Model:
         defaults: dict[str, Any] = {
             "mmproj": None,
             "device": "auto",
+            "gpu_layers": None,
             "n_ctx": None,
             "n_threads": None,
             "kv_dtype": "f16",
@@ -104,6 +113,7 @@ class Model:
         path: str | os.PathLike[str],
         mmproj: str | os.PathLike[str] | None,
         device: str,
+        gpu_layers: int | None,
         n_ctx: int | None,
         n_threads: int | None,
         kv_dtype: str,
@@ -117,6 +127,7 @@ class Model:
             path=_file("path", path),
             mmproj="" if mmproj is None else _file("mmproj", mmproj),
             device=_choice("device", device, DEVICES),
+            gpu_layers=-1 if gpu_layers is None else _integer("gpu_layers", gpu_layers, 0, _MAX_INT32),
             kv_dtype=_choice("kv_dtype", kv_dtype, KV_DTYPES),
             compute=_choice("compute", compute, COMPUTES),
             n_ctx=0 if n_ctx is None else _integer("n_ctx", n_ctx, 1, _MAX_INT32),
@@ -347,6 +358,19 @@ class Model:
         activations (answers being written) and with many (prompts and pictures).
         """
         return {key: value for key, value in self._core.info().items() if key != "special_texts"}
+
+    def plan(
+        self, n_images: int = 1, n_ctx: int | None = None, *, width: int = 1024, height: int = 768
+    ) -> MemoryPlan:
+        """What n_images pictures of width x height pixels and n_ctx rows of context take; nothing runs.
+
+        n_ctx: None is the model's. Without a vision tower n_images must be 0. Raises ValueError for arguments
+        out of range.
+        """
+        images = _integer("n_images", n_images, 0, _MAX_INT32)
+        self._check_vision(images)
+        rows = self._info["n_ctx"] if n_ctx is None else _integer("n_ctx", n_ctx, 1, _MAX_INT32)
+        return MemoryPlan.of(self._core.memory(images, rows, width, height), self._info["device"])
 
     def cancel(self) -> None:
         """Stops every generation of this model that is running now, from any thread."""

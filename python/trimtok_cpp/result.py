@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Result", "Timings", "TokenCount", "Usage"]
+__all__ = ["MemoryPlan", "Result", "Timings", "TokenCount", "Usage"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,47 @@ class TokenCount(int):
     def prompt_tokens(self) -> int:
         """The number itself."""
         return int(self)
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """MiB of memory that a model takes on its device, the host where it has none; see Model.plan.
+
+    `weights` of the language model, `tower`, `kv`: the cache, `rows`: of pictures and prompt, `scratch`:
+    activations (what single operations use for themselves comes on top: some MiB). `total` is their sum,
+    `available` what this process can have, `fits` whether that is enough. `host`: what layers beyond
+    gpu_layers take beside. `visual_tokens`: rows of all pictures before pruning.
+    """
+
+    device: str
+    weights: float
+    tower: float
+    kv: float
+    rows: float
+    scratch: float
+    total: float
+    available: float
+    fits: bool
+    host: float
+    visual_tokens: int
+
+    @classmethod
+    def of(cls, numbers: Mapping[str, int], device: str) -> MemoryPlan:
+        """From the extension's bytes."""
+        names = ("weights", "tower", "kv", "rows", "scratch", "total", "available", "host")
+        return cls(
+            device=device,
+            fits=numbers["total"] <= numbers["available"],
+            visual_tokens=numbers["image_rows"],
+            **{name: numbers[name] / 2**20 for name in names},
+        )
+
+    def __str__(self) -> str:  # noqa: D105
+        return (
+            f"{self.total:.1f} MiB on {self.device} (weights {self.weights:.1f}, tower {self.tower:.1f}, "
+            f"cache {self.kv:.1f}, rows {self.rows:.1f}, scratch {self.scratch:.1f}) of "
+            f"{self.available:.1f}: {'fits' if self.fits else 'does not fit'}"
+        )
 
 
 @dataclass(frozen=True)

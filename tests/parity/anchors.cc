@@ -87,10 +87,10 @@ void gathers(Suite& s) {
     for (int32_t i = 0; i < 16; ++i) block->qs[i] = static_cast<uint8_t>(i | (15 - i) << 4);  // up, then down
   }
   for (int32_t i = 0; i < 32; ++i) expected.push_back(3.0 * 0.5 * ((i < 16 ? i : 31 - i) - 8));
-  const int32_t id = 1;
+  const Array<int32_t> ids = {1};
   const Tensor out(kF32, 1, 32);
-  s.expect_values(&KernelTable::gather_rows, out, GatherRowsArgs{out.matrix(), table.matrix(), &id, 3.0f},
-                  expected);
+  s.expect_values(&KernelTable::gather_rows, out,
+                  GatherRowsArgs{out.matrix(), table.matrix(), ids.data(), 3.0f}, expected);
 }
 
 void conversions(Suite& s) {
@@ -136,16 +136,16 @@ void attentions(Suite& s) {
   const Tensor q = tensor(2, 4, {1.0f, -0.5f, 0.25f, 2.0f, -1.0f, 1.5f, 0.5f, 0.5f});
   const Tensor k = tensor(3, 2, {1.0f, 0.0f, -0.5f, 2.0f, 0.75f, -1.0f});
   const Tensor v = tensor(3, 2, {1, 10, 2, 20, 4, 40});
-  const int32_t begin[] = {0, 1};
-  const int32_t end[] = {2, 3};
+  const Array<int32_t> begin = {0, 1};
+  const Array<int32_t> end = {2, 3};
   const std::vector<double> plain = {1.13296424, 11.3296424, 1.93812401, 19.3812401,
                                      2.02644564, 20.2644564, 2.683165,   26.83165};
   const std::vector<double> capped = {1.16166396, 11.6166396, 1.77772773, 17.7772773,
                                       2.13496559, 21.3496559, 2.6944932,  26.944932};
   for (const float softcap : {0.0f, 1.5f}) {
     const Tensor out(kF32, 2, 4);
-    const AttentionArgs args{out.matrix(), q.matrix(), k.matrix(), v.matrix(), 2, 1, 2,
-                             0.75f,        softcap,    begin,      end};
+    const AttentionArgs args{out.matrix(), q.matrix(), k.matrix(),   v.matrix(), 2, 1, 2,
+                             0.75f,        softcap,    begin.data(), end.data()};
     s.expect_values(&KernelTable::attention, out, args, softcap > 0.0f ? capped : plain);
   }
 }

@@ -3,7 +3,6 @@
 #include <cmath>
 
 #include "harness.h"
-#include "tolerance.h"
 
 namespace trimtok::parity {
 namespace {
@@ -25,8 +24,8 @@ struct Shape {
 };
 
 struct Intervals {
-  std::vector<int32_t> begin;
-  std::vector<int32_t> end;
+  Array<int32_t> begin;
+  Array<int32_t> end;
 };
 
 Intervals make_intervals(Rng& rng, Mask mask, int64_t rows, int64_t keys) {
@@ -95,8 +94,21 @@ Tensor stored_tensor(Suite& s, Dtype dtype, const Shape& shape, const Intervals&
   return t;
 }
 
+// What tensor cores may err beyond an f32 evaluation, in parts of sum p |v|: kernels/cuda/attention.cuh says
+// which calls they take. A score errs by the roundings of q and k to f16 (0.41 2^-11 rms each, independent,
+// six times that at most, of sqrt(sum (q k)^2) <= max|q| |k|) and by what sums cut off (2^-23 of |q||k| / 2
+// in every step of 8); twice that is the error of a quotient of weights. Weights and values are rounded once
+// more, and their sums cut off likewise.
+double tensor_core_share(const Shape& shape, double scale, double max_q, double norm_q, double norm_k) {
+  const double roundings = 6.0 * 0.41 * std::sqrt(2.0) * 0x1p-11 * scale * max_q * norm_k;
+  const double score_sums = 0x1p-24 * (shape.head_dim / 8.0 + 1.0) * scale * norm_q * norm_k;
+  const double value_sums = 0x1p-24 * (static_cast<double>(shape.keys) / 8.0 + 1.0);
+  return 2.0 * (roundings + score_sums) + 2.0 * 0x1p-11 + value_sums;
+}
+
 // Allowed error per element: sum p |v| (a reference run on |v|) times the error of one probability.
-std::vector<double> error_bounds(const AttentionArgs& args, const Shape& shape, const Tensor& v) {
+std::vector<double> error_bounds(const AttentionArgs& args, const Shape& shape, const Tensor& v,
+                                 double tolerance, bool tensor_cores) {
   Tensor abs_v(kF32, v.rows(), v.cols());
   for (int64_t key = 0; key < v.rows(); ++key) {
     const std::vector<float> values = v.values(key);
@@ -139,7 +151,18 @@ std::vector<double> error_bounds(const AttentionArgs& args, const Shape& shape, 
       const auto* q =
           reinterpret_cast<const float*>(static_cast<const char*>(args.q.data) + t * args.q.stride);
       const double scores = std::fabs(args.scale) * norm(q + head * shape.head_dim) * largest;
-      bounds.push_back(tolerance(Op::k_attention) * sums.f32(t)[c] * (1.0 + scores) + kUnderflow);
+      double bound = tolerance * sums.f32(t)[c] * (1.0 + scores) + kUnderflow;
+      if (tensor_cores) {
+        const float* head_q = q + head * shape.head_dim;
+        double max_q = 0.0;
+        for (int32_t i = 0; i < shape.head_dim; ++i) max_q = std::max<double>(max_q, std::fabs(head_q[i]));
+        bound +=
+            sums.f32(t)[c] * tensor_core_share(shape, std::fabs(args.scale), max_q, norm(head_q), largest);
+        // Weights below 2^-14 of the largest are subnormal in f16.
+        const int64_t kv = head / (shape.n_heads / shape.n_kv_heads) * shape.head_dim + c % shape.head_dim;
+        for (int32_t key = args.begin[t]; key < args.end[t]; ++key) bound += 0x1p-25 * abs_v.f32(key)[kv];
+      }
+      bounds.push_back(bound);
     }
   }
   return bounds;
@@ -167,7 +190,8 @@ void check_case(Suite& s, const Shape& shape, Mask mask, Dtype k_dtype, Dtype v_
                          intervals.begin.data(),
                          intervals.end.data()};
   };
-  const std::vector<double> bounds = error_bounds(make(out.matrix()), shape, v);
+  const bool tensor_cores = on_device(s.table()) && shape.rows > 8;
+  const std::vector<double> bounds = error_bounds(make(out.matrix()), shape, v, s.tolerance(), tensor_cores);
   s.compare<AttentionArgs>(&KernelTable::attention, out, make, [&](int64_t t, int64_t c, double) {
     return bounds[static_cast<size_t>(t * width + c)];
   });
@@ -180,17 +204,20 @@ void check_rejections(Suite& s) {
   q.fill_normal(s.rng());
   const Tensor k = stored_tensor(s, Dtype::kQ8_0, shape, all);
   const Tensor out(kF32, 3, 128);
-  const int32_t past_end[] = {6, 7, 6};
-  const int32_t negative[] = {0, -1, 0};
-  const int32_t crossed[] = {0, 0, 0};
-  const int32_t late[] = {0, 1, 0};
   const AttentionArgs good{out.matrix(), q.matrix(), k.matrix(),       k.matrix(),    4, 2, 32,
                            1.0f,         0.0f,       all.begin.data(), all.end.data()};
-  for (int kind = 0; kind < 13; ++kind) {
+  const Intervals wrong[] = {{{0, 0, 0}, {6, 7, 6}},
+                             {{0, -1, 0}, {6, 6, 6}},
+                             {{0, 1, 0}, {0, 0, 0}},
+                             {{0, 7, 0}, {6, 0x7fffffff, 6}}};
+  for (const Intervals& intervals : wrong) {
     AttentionArgs bad = good;
-    if (kind == 0) bad.end = past_end;
-    if (kind == 1) bad.begin = negative;
-    if (kind == 2) bad.begin = late, bad.end = crossed;
+    bad.begin = intervals.begin.data();
+    bad.end = intervals.end.data();
+    s.expect_contents_rejected(&KernelTable::attention, out, bad, 1);
+  }
+  for (int kind = 3; kind < 13; ++kind) {
+    AttentionArgs bad = good;
     if (kind == 3) bad.begin = nullptr;
     if (kind == 4) bad.n_kv_heads = 3;
     if (kind == 5) bad.n_heads = 0;

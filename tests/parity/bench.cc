@@ -1,4 +1,6 @@
 // --bench: seconds of one call at shapes of real models, as rates. Not a test; foreign load moves it.
+// --plan: the same rows with the bytes and FLOPs that a call cannot do without, for the performance model of
+// docs/cuda_model.md; nothing is run. Bytes: every input and output once, as stored.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -20,12 +22,12 @@ struct BenchContext {
     context.scratch_owner = this;
     context.scratch = [](void* self, size_t bytes) -> void* {
       auto& buffer = static_cast<BenchContext*>(self)->scratch;
-      if (buffer.size() < bytes + 64) buffer.resize(bytes + 64);
-      return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(buffer.data()) + 63) / 64 * 64);
+      if (buffer.size() < bytes) buffer.resize(bytes);
+      return buffer.data();
     };
   }
   Pool pool;
-  std::vector<char> scratch;
+  Array<char> scratch;
   ExecContext context;
 };
 
@@ -37,16 +39,34 @@ class Bench {
   // `bytes` and `flops` of one call; the best of several timed groups is the one that foreign load spared.
   template <typename Args>
   void row(Op op, Status (*KernelTable::*entry)(const ExecContext&, const Args&), const Args& args,
-           const std::string& shape, double bytes, double flops) {
+           const std::string& shape, double bytes, double flops,
+           const std::function<void()>& before_each = nullptr) {
     if (!options_.op.empty() && options_.op != op_name(op)) return;
+    if (options_.plan) {
+      std::printf("plan;%s;%s;%.0f;%.0f\n", op_name(op), shape.c_str(), bytes, flops);
+      return;
+    }
     using Clock = std::chrono::steady_clock;
     double best = 1e30;
     double spent = 0.0;
     int64_t calls = 1;
+    // The first group also pays for moving managed memory to a GPU: never the best one.
     while (spent < kSecondsPerRow) {
       const auto start = Clock::now();
       for (int64_t i = 0; i < calls; ++i) {
-        if ((table_.*entry)(exec_.context, args) != Status::kOk) return;  // a compute without a body
+        if (before_each) {
+          (void)finish(table_);
+          before_each();
+        }
+        if ((table_.*entry)(exec_.context, args) != Status::kOk) {
+          std::printf("%s %s %s: refused\n", isa_name(table_.isa), op_name(op), shape.c_str());
+          return;
+        }
+      }
+      // A device's calls only queue: the wait at the end is shared by all of them.
+      if (finish(table_) != Status::kOk) {
+        std::printf("%s %s %s: failed\n", isa_name(table_.isa), op_name(op), shape.c_str());
+        return;
       }
       const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
       best = std::min(best, seconds / static_cast<double>(calls));
@@ -59,13 +79,22 @@ class Bench {
                 isa_name(table_.served_by[static_cast<int32_t>(op)]));
   }
 
-  // One row per rounding that the table has a body for.
+  // On the CPU one row per rounding that the table has a body for, of the weights' bytes; on a device, which
+  // has one way, of all bytes.
   void matmul(MatmulArgs args, const std::string& shape, double weight_bytes) {
+    const double flops = 2.0 * static_cast<double>(args.x.rows * args.w.rows * args.w.cols);
+    if (on_device(table_)) {
+      const double others = 4.0 * static_cast<double>(args.x.rows * (args.w.rows + args.w.cols));
+      row(Op::k_matmul, &KernelTable::matmul, args, shape, weight_bytes + others, flops);
+      return;
+    }
     const char* names[] = {" f32", " bf16", " int8"};
     for (const Compute compute : {Compute::kF32, Compute::kBf16, Compute::kInt8}) {
       args.compute = compute;
+      if (compute == Compute::kBf16 && !cpu_serves(table_.isa, ComputePolicy::kBf16)) continue;
+      if (compute == Compute::kInt8 && dtype_info(args.w.dtype)->block_elems == 1) continue;
       row(Op::k_matmul, &KernelTable::matmul, args, shape + names[static_cast<int32_t>(compute)],
-          weight_bytes, 2.0 * static_cast<double>(args.x.rows * args.w.rows * args.w.cols));
+          weight_bytes, flops);
     }
   }
 
@@ -131,7 +160,7 @@ void bench_weights(Bench& bench, Rng& rng, Dtype dtype) {
   Tensor w(dtype, n, k);
   w.fill_weight(rng);
   const auto weight_bytes = static_cast<double>(n * row_bytes(dtype, k));
-  std::vector<int32_t> ids;
+  Array<int32_t> ids;
   for (int32_t i = 0; i < 64; ++i) ids.push_back(i * 31 % static_cast<int32_t>(n));
   const Tensor gathered(kF32, 64, k);
   bench.row(Op::k_gather_rows, &KernelTable::gather_rows,
@@ -145,6 +174,61 @@ void bench_weights(Bench& bench, Rng& rng, Dtype dtype) {
     args.x = x.matrix();
     args.w = w.matrix();
     bench.matmul(args, "T=" + std::to_string(t) + " N=2048 K=2048 " + name, weight_bytes);
+  }
+}
+
+// A chunk of prefill: too much for one CPU core to be worth waiting for.
+void bench_prefill(Bench& bench, Rng& rng, Dtype dtype) {
+  const int64_t t = 2048;
+  const int64_t n = 4096;
+  Tensor w(dtype, n, n);
+  w.fill_weight(rng);
+  const Tensor x = normal(rng, t, n);
+  const Tensor out(kF32, t, n);
+  MatmulArgs args;
+  args.out = out.matrix();
+  args.x = x.matrix();
+  args.w = w.matrix();
+  bench.matmul(args, std::string("T=2048 N=4096 K=4096 ") + dtype_info(dtype)->name,
+               static_cast<double>(n * row_bytes(dtype, n)));
+}
+
+void bench_pruning(Bench& bench, Rng& rng) {
+  const int64_t rows = 576;
+  const int64_t cols = 1024;
+  const int32_t picks = 64;
+  const Tensor x = normal(rng, rows, cols);
+  const Tensor unit(kF32, rows, cols);
+  const auto bytes = static_cast<double>(rows * cols * 4);
+  bench.row(Op::k_unit_rows, &KernelTable::unit_rows, UnitRowsArgs{unit.matrix(), x.matrix(), nullptr},
+            "T=576 D=1024", 2 * bytes, 0);
+  const Tensor sums(kF32, 1, cols);
+  const Array<int32_t> begin = {0, static_cast<int32_t>(rows)};
+  bench.row(Op::k_sum_rows, &KernelTable::sum_rows,
+            SumRowsArgs{sums.matrix(), x.matrix(), nullptr, begin.data()}, "T=576 D=1024 B=1", bytes, 0);
+  const Tensor gram(kF32, rows, rows);
+  bench.row(Op::k_gram, &KernelTable::gram, GramArgs{gram.matrix(), x.matrix(), 0, rows}, "T=576 D=1024",
+            bytes + static_cast<double>(rows * rows * 4), static_cast<double>(rows * rows * cols));
+  const Tensor similarity = normal(rng, rows, rows);
+  const Array<float> total(static_cast<size_t>(rows), 1.0f);
+  for (const GreedyRule rule : {GreedyRule::kMaxSum, GreedyRule::kMaxMin, GreedyRule::kFacility}) {
+    const bool facility = rule == GreedyRule::kFacility;
+    const Tensor state(kF32, facility ? 3 : 1, rows);
+    GreedyProblem problem;
+    problem.gram = similarity.matrix();
+    problem.total = total.data();
+    problem.state = state.matrix();
+    problem.count = picks;
+    Array<int32_t> done = {0};
+    const Tensor out(Dtype::kI32, 1, picks);
+    const char* names[] = {"max_sum", "max_min", "facility"};
+    const double read =
+        facility ? static_cast<double>(rows * rows * 4) : static_cast<double>(picks * rows * 4);
+    bench.row(Op::k_greedy_pick, &KernelTable::greedy_pick,
+              GreedyPickArgs{out.matrix(), Matrix{}, &problem, done.data(), rule},
+              std::string("n=576 count=64 ") + names[static_cast<int32_t>(rule)], read,
+              facility ? 3.0 * static_cast<double>(rows * rows) : 2.0 * static_cast<double>(picks * rows),
+              [&] { done[0] = 0; });
   }
 }
 
@@ -176,15 +260,16 @@ void bench_attention(Bench& bench, Rng& rng, Dtype dtype, int64_t rows, int64_t 
   Tensor k(dtype, keys, kv_heads * head_dim);
   k.fill_weight(rng);
   const Tensor out(kF32, rows, heads * head_dim);
-  const std::vector<int32_t> begin(static_cast<size_t>(rows), 0);
-  const std::vector<int32_t> end(static_cast<size_t>(rows), static_cast<int32_t>(keys));
+  const Array<int32_t> begin(static_cast<size_t>(rows), 0);
+  const Array<int32_t> end(static_cast<size_t>(rows), static_cast<int32_t>(keys));
   const AttentionArgs args{out.matrix(), q.matrix(), k.matrix(), k.matrix(),   heads,     kv_heads,
                            head_dim,     0.125f,     0.0f,       begin.data(), end.data()};
-  bench.row(Op::k_attention, &KernelTable::attention, args,
-            "H=16 G=4 E=64 T=" + std::to_string(rows) + " S=" + std::to_string(keys) + " " +
-                dtype_info(dtype)->name,
-            2.0 * static_cast<double>(keys * row_bytes(dtype, kv_heads * head_dim)),
-            4.0 * heads * head_dim * static_cast<double>(rows * keys));
+  bench.row(
+      Op::k_attention, &KernelTable::attention, args,
+      "H=16 G=4 E=64 T=" + std::to_string(rows) + " S=" + std::to_string(keys) + " " +
+          dtype_info(dtype)->name,
+      2.0 * static_cast<double>(keys * row_bytes(dtype, kv_heads * head_dim) + rows * heads * head_dim * 4),
+      4.0 * heads * head_dim * static_cast<double>(rows * keys));
 }
 
 }  // namespace
@@ -205,6 +290,13 @@ void bench_table(const KernelTable& table, const Options& options) {
     bench_attention(bench, rng, dtype, 1, 2048);
     bench_attention(bench, rng, dtype, 256, 256);
   }
+  bench_pruning(bench, rng);
+  if (!on_device(table) && !options.plan) return;
+  for (const Dtype dtype :
+       {Dtype::kF16, Dtype::kBF16, Dtype::kQ8_0, Dtype::kQ4_0, Dtype::kQ4_K, Dtype::kQ6_K}) {
+    bench_prefill(bench, rng, dtype);
+  }
+  bench_attention(bench, rng, Dtype::kF16, 2048, 2048);
 }
 
 }  // namespace trimtok::parity

@@ -108,7 +108,7 @@ Execution::Execution(Threads threads, int32_t n_threads, uint64_t seed, bool scr
 }
 
 Execution::~Execution() {
-  for (const auto& [p, bytes] : scratch_) std::free(p);
+  for (const auto& [p, bytes] : scratch_) release_visible(p);
 }
 
 void Execution::simulate(void* self, int64_t n_tasks, ExecContext::Task task, void* arg) {
@@ -120,8 +120,7 @@ void* Execution::take_scratch(void* self, size_t bytes) {
   auto& execution = *static_cast<Execution*>(self);
   if (execution.scratch_fails_) return nullptr;
   const size_t size = (bytes + kScratchGuard + 63) / 64 * 64;
-  auto* p = static_cast<char*>(std::aligned_alloc(64, size));
-  if (p == nullptr) return nullptr;
+  auto* p = static_cast<char*>(allocate_visible(size));
   std::memset(p, 0xff, bytes);  // NaN: nothing may rely on fresh scratch
   std::memset(p + bytes, kScratchGuardByte, size - bytes);
   execution.scratch_.emplace_back(p, bytes);

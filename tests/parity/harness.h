@@ -14,6 +14,37 @@
 
 namespace trimtok::parity {
 
+// The tables of the CPU, then the CUDA table: compiled by nvcc (and a GPU is there), or executed on the host.
+inline constexpr int32_t kNumTables = static_cast<int32_t>(Isa::kNone);
+const KernelTable* find_table(Isa isa);
+inline bool on_device(const KernelTable& table) {
+  return table.isa == Isa::kCuda || table.isa == Isa::kCudaHost;
+}
+// Waits for a device's work, so that the host may look at results; kOk on the CPU.
+Status finish(const KernelTable& table);
+// Run 1, 2, 3 of a case on the host execution layer: in forward, reverse and random order. Elsewhere nothing.
+void set_run_order(const KernelTable& table, int32_t run);
+
+// Memory that the host and the table's device both see: on a GPU managed memory, elsewhere plain memory.
+// Decided once per process, by whether a GPU is there. 256-byte aligned; failure ends the harness.
+void* allocate_visible(size_t bytes);
+void release_visible(void* p);
+bool visible_is_managed();
+
+template <typename T>
+struct VisibleAllocator {
+  using value_type = T;
+  VisibleAllocator() = default;
+  template <typename U>
+  VisibleAllocator(const VisibleAllocator<U>&) {}  // NOLINT: allocators convert
+  T* allocate(size_t n) { return static_cast<T*>(allocate_visible(n * sizeof(T))); }
+  void deallocate(T* p, size_t) { release_visible(p); }
+  bool operator==(const VisibleAllocator&) const { return true; }
+};
+// Ids, intervals, slots: what argument structs point to besides tensors.
+template <typename T>
+using Array = std::vector<T, VisibleAllocator<T>>;
+
 // splitmix64: the same numbers on every platform and standard library.
 class Rng {
  public:
@@ -36,7 +67,7 @@ struct Layout {
 };
 
 struct Unmap {
-  size_t bytes = 0;
+  size_t bytes = 0;  // 0: managed memory
   void operator()(char* p) const;
 };
 
@@ -118,6 +149,7 @@ struct Options {
   bool quick = false;
   bool list = false;
   bool bench = false;
+  bool plan = false;  // of --bench: the work of every row instead of its time
 };
 
 // Allowed absolute error of out[r][c]; 0 asks for equality.
@@ -157,6 +189,27 @@ class Suite {
     rejected([&](const ExecContext& ctx) { return (table_.*entry)(ctx, args); }, out);
   }
 
+  // For arguments whose arrays break the contract. A CPU table must answer kBadArgument; a device cannot look
+  // before it runs: there the row `concerned` becomes NaN (-1: none), and nothing else goes wrong.
+  template <typename Args>
+  void expect_contents_rejected(Status (*KernelTable::*entry)(const ExecContext&, const Args&),
+                                const Tensor& out, const Args& args, int64_t concerned) {
+    if (on_device(table_)) {
+      survived([&](const ExecContext& ctx) { return (table_.*entry)(ctx, args); }, out, concerned);
+    } else {
+      expect_rejected(entry, out, args);
+    }
+  }
+
+  // One call of the table, finished.
+  template <typename Args>
+  Status run(Status (*KernelTable::*entry)(const ExecContext&, const Args&), const Args& args,
+             Execution::Threads threads = Execution::Threads::kNone, int32_t n_threads = 1) {
+    const Execution execution(threads, n_threads, rng_.next());
+    const Status s = (table_.*entry)(execution.context(), args);
+    return s == Status::kOk ? finish(table_) : s;
+  }
+
   // The table's result against literal numbers that no code of ours made.
   template <typename Args>
   void expect_values(Status (*KernelTable::*entry)(const ExecContext&, const Args&), const Tensor& out,
@@ -171,6 +224,7 @@ class Suite {
   }
 
   const KernelTable& table() const { return table_; }
+  double tolerance() const;  // this op's on this table: tolerance.h
   bool quick() const { return options_.quick; }
   int64_t cases() const { return cases_; }
   int64_t failures() const { return failures_; }
@@ -181,6 +235,7 @@ class Suite {
   void compare_runs(const Tensor& out, const Run& ref, const Run& run, const Tolerance& tolerance,
                     bool nan_expected);
   void rejected(const std::function<Status(const ExecContext&)>& run, const Tensor& out);
+  void survived(const std::function<Status(const ExecContext&)>& run, const Tensor& out, int64_t concerned);
   void values_match(const std::function<Status(const ExecContext&)>& run, const Tensor& out,
                     const std::vector<double>& expected);
   bool check_output(const Tensor& expected, const Tensor& actual, const Tolerance& tolerance,

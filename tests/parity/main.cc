@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "harness.h"
+#include "trimtok/device.h"
 
 namespace trimtok::parity {
 namespace {
@@ -25,10 +26,9 @@ void on_fault(int) {
 }
 
 int usage() {
-  std::fprintf(
-      stderr,
-      "usage: trimtok_parity [--isa NAME] [--op NAME] [--seed N] [--quick] [--list]\n"
-      "                      [--plant tail|guard|threads|half] [--bench [--threads N]]\n");
+  std::fprintf(stderr,
+               "usage: trimtok_parity [--isa NAME] [--op NAME] [--seed N] [--quick] [--list]\n"
+               "                      [--plant tail|guard|threads|half] [--bench [--threads N] | --plan]\n");
   return 2;
 }
 
@@ -41,6 +41,8 @@ bool parse(int argc, char** argv, Options* options) {
       options->list = true;
     } else if (name == "--bench") {
       options->bench = true;
+    } else if (name == "--plan") {
+      options->bench = options->plan = true;
     } else if (i + 1 == argc) {
       return false;
     } else if (name == "--isa") {
@@ -61,7 +63,7 @@ bool parse(int argc, char** argv, Options* options) {
   bool known_isa = options->isa.empty();
   for (int32_t i = 0; i < static_cast<int32_t>(Op::kCount); ++i)
     known_op |= options->op == op_name(static_cast<Op>(i));
-  for (int32_t i = 0; i < kNumIsas; ++i) known_isa |= options->isa == isa_name(static_cast<Isa>(i));
+  for (int32_t i = 0; i < kNumTables; ++i) known_isa |= options->isa == isa_name(static_cast<Isa>(i));
   return known_op && known_isa && options->threads >= 1;
 }
 
@@ -105,10 +107,28 @@ Totals check_table(const KernelTable& table, const Options& options) {
   return totals;
 }
 
+// What a report about a GPU must name.
+void describe_device() {
+  const char* reason = nullptr;
+  const int32_t n = cuda::device_count(&reason);
+  if (n == 0) std::printf("device none: %s\n", reason);
+  for (int32_t i = 0; i < n; ++i) {
+    cuda::DeviceProperties p;
+    if (cuda::device_properties(i, &p) != Status::kOk) {
+      std::printf("device %d unusable: %s\n", i, cuda::last_error());
+      continue;
+    }
+    std::printf(
+        "device %d \"%s\" sm_%d multiprocessors=%d memory_mib=%lld free_mib=%lld driver=%d runtime=%d\n", i,
+        p.name, p.compute_capability, p.multiprocessors, static_cast<long long>(p.total_bytes >> 20),
+        static_cast<long long>(p.free_bytes >> 20), p.driver_version, p.runtime_version);
+  }
+}
+
 void list_tables() {
-  for (int32_t i = 0; i < kNumIsas; ++i) {
+  for (int32_t i = 0; i < kNumTables; ++i) {
     const auto isa = static_cast<Isa>(i);
-    const KernelTable* table = cpu_table(isa);
+    const KernelTable* table = find_table(isa);
     std::printf("%s %s\n", isa_name(isa), table == nullptr ? "unavailable" : "available");
     for (int32_t op = 0; table != nullptr && op < static_cast<int32_t>(Op::kCount); ++op) {
       std::printf("  %s served_by=%s\n", op_name(static_cast<Op>(op)), isa_name(table->served_by[op]));
@@ -119,15 +139,16 @@ void list_tables() {
 int run(const Options& options) {
   if (options.list) {
     list_tables();
+    describe_device();
     return 0;
   }
   Totals totals;
   int32_t tables = 0;
   int32_t skipped = 0;
-  for (int32_t i = 0; i < kNumIsas; ++i) {
+  for (int32_t i = 0; i < kNumTables; ++i) {
     const auto isa = static_cast<Isa>(i);
     if (!options.isa.empty() && options.isa != isa_name(isa)) continue;
-    const KernelTable* table = cpu_table(isa);
+    const KernelTable* table = find_table(isa);
     if (table == nullptr) {
       std::printf("SKIP %s: this build or this machine has no such table\n", isa_name(isa));
       ++skipped;

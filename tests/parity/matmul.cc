@@ -2,9 +2,10 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 
 #include "harness.h"
-#include "tolerance.h"
+#include "trimtok/quant_blocks.h"
 
 namespace trimtok::parity {
 namespace {
@@ -43,14 +44,25 @@ std::vector<Shape> shapes(int64_t block) {
   return list;
 }
 
-// sum |x| max|w| + |bias| + |residual|: what the error of an f32 evaluation is relative to. The maximum is
-// over the 32 weights that share a scale: a body may sum codes and offset apart, and then errs by the size of
-// the block's weights even where one of them happens to be zero.
-std::vector<double> magnitudes(const Tensor& x, const Tensor& w, const float* bias, const Tensor* residual) {
+// What errors of one output are relative to.
+struct Magnitude {
+  // sum |x| max|w| + |bias| + |residual|: of an f32 evaluation. The maximum is over the 32 weights that share
+  // a scale: a body may sum codes and offset apart, and then errs by the size of the block's weights even
+  // where one of them happens to be zero.
+  double sum;
+  double root;     // sqrt(sum (x w)^2): of an x that is rounded element by element
+  double weights;  // |sum x (f16(w) - w)|: what is known to go wrong where weights become f16
+};
+
+std::vector<Magnitude> magnitudes(const Tensor& x, const Tensor& w, const float* bias,
+                                  const Tensor* residual) {
   const int64_t group = dtype_info(w.dtype())->block_elems == 1 ? 1 : 32;
-  std::vector<double> out(static_cast<size_t>(x.rows() * w.rows()));
+  std::vector<Magnitude> out(static_cast<size_t>(x.rows() * w.rows()));
   for (int64_t n = 0; n < w.rows(); ++n) {
     std::vector<float> weights = w.values(n);
+    const std::vector<float> exact_weights = weights;
+    std::vector<float> f16_weights;
+    for (const float v : weights) f16_weights.push_back(f32_from_f16(f16_from_f32(v)));
     for (size_t k = 0; k < weights.size(); k += static_cast<size_t>(group)) {
       float largest = 0.0f;
       for (size_t i = k; i < k + static_cast<size_t>(group); ++i)
@@ -59,12 +71,33 @@ std::vector<double> magnitudes(const Tensor& x, const Tensor& w, const float* bi
     }
     for (int64_t t = 0; t < x.rows(); ++t) {
       double sum = bias == nullptr ? 0.0 : std::fabs(bias[n]);
-      for (int64_t k = 0; k < x.cols(); ++k) sum += std::fabs(x.f32(t)[k] * weights[static_cast<size_t>(k)]);
+      double squares = 0.0;
+      double rounded = 0.0;
+      for (int64_t k = 0; k < x.cols(); ++k) {
+        sum += std::fabs(x.f32(t)[k] * weights[static_cast<size_t>(k)]);
+        const double weight = exact_weights[static_cast<size_t>(k)];
+        squares += x.f32(t)[k] * weight * x.f32(t)[k] * weight;
+        rounded += x.f32(t)[k] * (f16_weights[static_cast<size_t>(k)] - weight);
+      }
       if (residual != nullptr) sum += std::fabs(residual->f32(t)[n]);
-      out[static_cast<size_t>(t * w.rows() + n)] = sum;
+      out[static_cast<size_t>(t * w.rows() + n)] = {sum, std::sqrt(squares), std::fabs(rounded)};
     }
   }
   return out;
+}
+
+// What tensor cores may err beyond an f32 evaluation (kernels/cuda/matmul.cuh says which calls they take).
+// Each rounding of x errs by up to u and by 0.41 u rms, independently, so a sum errs by some six times that
+// of root at most; u = 2^-11 for f16, 2^-17 for x as two bf16. Weights of formats that neither f16 nor bf16
+// holds are rounded to f16: the error is known. Sums: every step of 8 columns may cut off 2^-23 of what has
+// been summed so far, always towards zero; that is half of |x| |w| on the way. Activations are no steeper
+// than 1.13.
+double tensor_core_error(const Suite& s, Dtype dtype, int64_t rows, int64_t depth, const Magnitude& m) {
+  if (!on_device(s.table()) || rows <= 8 || dtype == kF32) return 0.0;
+  const bool bf16 = dtype == Dtype::kBF16 || dtype == Dtype::kMXFP4;
+  const double sums = 0.5 * 0x1p-23 * static_cast<double>((depth + 7) / 8) * m.sum;
+  const double inputs = 6.0 * 0.41 * (bf16 ? 0x1p-17 : 0x1p-11) * m.root;
+  return 1.13 * (sums + inputs + (bf16 ? 0.0 : m.weights));
 }
 
 void fill_input(Tensor& x, Rng& rng, int kind) {
@@ -81,57 +114,76 @@ const char* compute_name(Compute compute) {
   return compute == Compute::kF32 ? "f32" : compute == Compute::kBf16 ? "bf16" : "int8";
 }
 
-// Both sides round their operands alike, so what may differ is what may differ in f32.
+// `w_layout` says where the weights lie; absent: anywhere.
+void check_shape(Suite& s, Dtype dtype, Compute compute, const Shape& shape, int variant,
+                 std::optional<Layout> w_layout) {
+  const bool biased = variant % 3 != 0;
+  const auto act = static_cast<Activation>(variant % 4 == 0 ? 1 + variant / 4 % 4 : 0);
+  const int residual_kind = variant % 5 == 1 ? 1 : variant % 5 == 3 ? 2 : 0;  // 1: own memory, 2: in place
+  const int input_kind = variant % 7 % 3;
+  if (!s.begin_case("%s %s T=%d N=%d K=%d%s bias=%d act=%d residual=%s input=%d", dtype_info(dtype)->name,
+                    compute_name(compute), static_cast<int>(shape.t), static_cast<int>(shape.n),
+                    static_cast<int>(shape.k), w_layout ? " packed" : "", biased, static_cast<int>(act),
+                    residual_kind == 0   ? "none"
+                    : residual_kind == 1 ? "own"
+                                         : "out",
+                    input_kind)) {
+    return;
+  }
+  Tensor x(kF32, shape.t, shape.k, s.next_layout());
+  fill_input(x, s.rng(), input_kind);
+  Tensor w(dtype, shape.n, shape.k, w_layout ? *w_layout : s.next_layout());
+  w.fill_weight(s.rng());
+  Tensor bias(kF32, 1, shape.n, s.next_layout());
+  bias.fill_normal(s.rng());
+  Tensor residual(kF32, shape.t, shape.n, s.next_layout());
+  residual.fill_normal(s.rng(), 3.0f);
+  const Tensor own_out(kF32, shape.t, shape.n, s.next_layout());
+  const Tensor& out = residual_kind == 2 ? residual : own_out;
+  const float* bias_data = biased ? bias.f32(0) : nullptr;
+  const auto magnitude = magnitudes(x, w, bias_data, residual_kind == 0 ? nullptr : &residual);
+  const double allowance = s.tolerance() * (1.0 + 0.5 * std::sqrt(static_cast<double>(shape.k)));
+  // bf16 units take tiny products for zeros.
+  const double flushed = compute == Compute::kBf16 ? static_cast<double>(shape.k) * 0x1p-126 : 0.0;
+  s.compare<MatmulArgs>(
+      &KernelTable::matmul, out,
+      [&](const Matrix& m) {
+        MatmulArgs args;
+        args.out = m;
+        args.x = x.matrix();
+        args.w = w.matrix();
+        args.bias = bias_data;
+        args.act = act;
+        args.compute = compute;
+        if (residual_kind == 1) args.residual = residual.matrix();
+        if (residual_kind == 2) args.residual = m;
+        return args;
+      },
+      [&](int64_t t, int64_t n, double) {
+        const Magnitude& m = magnitude[static_cast<size_t>(t * shape.n + n)];
+        return allowance * m.sum + flushed + tensor_core_error(s, dtype, shape.t, shape.k, m);
+      });
+}
+
+// Both sides round their operands alike, so what may differ is what may differ in f32; but for tensor cores.
 void check_dtype(Suite& s, Dtype dtype, Compute compute) {
-  const DtypeInfo& info = *dtype_info(dtype);
+  const int32_t block = dtype_info(dtype)->block_elems;
   int variant = 0;
-  for (const Shape& shape : shapes(info.block_elems)) {
-    const bool biased = variant % 3 != 0;
-    const auto act = static_cast<Activation>(variant % 4 == 0 ? 1 + variant / 4 % 4 : 0);
-    const int residual_kind = variant % 5 == 1 ? 1 : variant % 5 == 3 ? 2 : 0;  // 1: own memory, 2: in place
-    const int input_kind = variant % 7 % 3;
-    ++variant;
-    if (!s.begin_case("%s %s T=%d N=%d K=%d bias=%d act=%d residual=%s input=%d", info.name,
-                      compute_name(compute), static_cast<int>(shape.t), static_cast<int>(shape.n),
-                      static_cast<int>(shape.k), biased, static_cast<int>(act),
-                      residual_kind == 0   ? "none"
-                      : residual_kind == 1 ? "own"
-                                           : "out",
-                      input_kind)) {
-      continue;
-    }
-    Tensor x(kF32, shape.t, shape.k, s.next_layout());
-    fill_input(x, s.rng(), input_kind);
-    Tensor w(dtype, shape.n, shape.k, s.next_layout());
-    w.fill_weight(s.rng());
-    Tensor bias(kF32, 1, shape.n, s.next_layout());
-    bias.fill_normal(s.rng());
-    Tensor residual(kF32, shape.t, shape.n, s.next_layout());
-    residual.fill_normal(s.rng(), 3.0f);
-    const Tensor own_out(kF32, shape.t, shape.n, s.next_layout());
-    const Tensor& out = residual_kind == 2 ? residual : own_out;
-    const float* bias_data = biased ? bias.f32(0) : nullptr;
-    const auto magnitude = magnitudes(x, w, bias_data, residual_kind == 0 ? nullptr : &residual);
-    // bf16 units take tiny products for zeros.
-    const double flushed = compute == Compute::kBf16 ? static_cast<double>(shape.k) * 0x1p-126 : 0.0;
-    const double allowance = tolerance(Op::k_matmul) * (1.0 + 0.5 * std::sqrt(static_cast<double>(shape.k)));
-    s.compare<MatmulArgs>(
-        &KernelTable::matmul, out,
-        [&](const Matrix& m) {
-          MatmulArgs args;
-          args.out = m;
-          args.x = x.matrix();
-          args.w = w.matrix();
-          args.bias = bias_data;
-          args.act = act;
-          args.compute = compute;
-          if (residual_kind == 1) args.residual = residual.matrix();
-          if (residual_kind == 2) args.residual = m;
-          return args;
-        },
-        [&](int64_t t, int64_t n, double) {
-          return allowance * magnitude[static_cast<size_t>(t * shape.n + n)] + flushed;
-        });
+  for (const Shape& shape : shapes(block)) check_shape(s, dtype, compute, shape, variant++, {});
+  if (!on_device(s.table())) return;
+  // Packed weights, as the engine has them, reach the wide loads and the tensor cores; every tile, its edges,
+  // and slices of K beyond the stages that are under way at once.
+  const int64_t k = block == 1 ? 72 : block;
+  for (const Shape& shape : {Shape{9, 17, k},
+                             {33, 65, k},
+                             {64, 64, 2 * k},
+                             {65, 130, 3 * k},
+                             {70, 40, 7 * k},
+                             {129, 6085, k},
+                             {1, 33, k},
+                             {1, 70, 9 * k},
+                             {6, 40, 5 * k}}) {
+    check_shape(s, dtype, compute, shape, variant++, Layout{});
   }
 }
 
@@ -160,7 +212,8 @@ void check_nan(Suite& s, Dtype dtype, Compute compute) {
           return args;
         },
         [&](int64_t t, int64_t n, double) {
-          return 13.0 * tolerance(Op::k_matmul) * magnitude[static_cast<size_t>(t * 9 + n)];
+          const Magnitude& m = magnitude[static_cast<size_t>(t * 9 + n)];
+          return 13.0 * s.tolerance() * m.sum + tensor_core_error(s, dtype, rows, 512, m);
         },
         true);
   }
@@ -168,6 +221,7 @@ void check_nan(Suite& s, Dtype dtype, Compute compute) {
 
 void check_all(Suite& s, Dtype dtype) {
   for (const Compute compute : {Compute::kF32, Compute::kBf16, Compute::kInt8}) {
+    if (compute != Compute::kF32 && on_device(s.table())) continue;
     if (compute == Compute::kInt8 && dtype_info(dtype)->block_elems == 1) continue;
     if (compute == Compute::kBf16 && !cpu_serves(s.table().isa, ComputePolicy::kBf16)) continue;
     check_dtype(s, dtype, compute);

@@ -95,7 +95,11 @@ float Rng::normal() {
 }
 
 void Unmap::operator()(char* p) const {
-  munmap(p, bytes);
+  if (bytes == 0) {
+    release_visible(p);
+  } else {
+    munmap(p, bytes);
+  }
 }
 
 Tensor::Tensor(Dtype dtype, int64_t rows, int64_t cols, Layout layout)
@@ -115,6 +119,12 @@ void Tensor::allocate() {
   const auto extent = static_cast<size_t>(rows_ == 0 ? 0 : (rows_ - 1) * stride_ + row_bytes_);
   const auto offset = static_cast<size_t>(layout_.offset * alignment_of(dtype_));
   size_ = (2 * kGuardBytes + offset + extent + page - 1) / page * page;
+  if (visible_is_managed()) {  // no protected page there: what lies behind the cells is only watched
+    base_ = std::unique_ptr<char, Unmap>(static_cast<char*>(allocate_visible(size_)), Unmap{0});
+    std::memset(base_.get(), 0xff, size_);
+    cells_ = base_.get() + (layout_.at_page_end ? size_ - extent : kGuardBytes + offset);
+    return;
+  }
   void* p = mmap(nullptr, size_ + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (p == MAP_FAILED || mprotect(static_cast<char*>(p) + size_, page, PROT_NONE) != 0) {
     std::fprintf(stderr, "parity: no memory for %zu bytes\n", size_);

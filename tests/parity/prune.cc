@@ -5,7 +5,6 @@
 #include <cstring>
 
 #include "harness.h"
-#include "tolerance.h"
 #include "trimtok/quant_blocks.h"
 
 namespace trimtok::parity {
@@ -62,7 +61,7 @@ struct Picking {
   std::vector<Tensor> totals;
   std::vector<Tensor> states;
   std::vector<GreedyProblem> problems;
-  std::vector<int32_t> done;
+  Array<int32_t> done;
 
   void add(Suite& s, int64_t n, int64_t count, float quantum) {
     grams.push_back(similarity_matrix(s, n, quantum));
@@ -117,15 +116,14 @@ void check_missing_rows(Suite& s, GreedyRule rule, int64_t n, int64_t count) {
 
   const Tensor actual(Dtype::kI32, 1, count);
   const Tensor rows(kF32, n, n);
-  std::vector<int32_t> slot(static_cast<size_t>(n), -1);
+  Array<int32_t> slot(static_cast<size_t>(n), -1);
   std::vector<int32_t> missing;
   for (int32_t i = 0; i < n; ++i) missing.push_back(i);
   picking.problems[0].slot = slot.data();
   picking.problems[0].gram = rows.matrix();
   const GreedyPickArgs args = picking.args(actual.matrix(), Matrix{});
-  const Execution execution(Execution::Threads::kNone, 1, 1);
   for (int32_t used = 0; picking.done[0] < count; ++used) {
-    if (s.table().greedy_pick(execution.context(), args) != Status::kOk || used > n) {
+    if (s.run(&KernelTable::greedy_pick, args) != Status::kOk || used > n) {
       return s.expect(false, "the picks do not finish although every row is there");
     }
     if (missing.empty()) continue;
@@ -138,6 +136,39 @@ void check_missing_rows(Suite& s, GreedyRule rule, int64_t n, int64_t count) {
   s.expect(actual.same_bytes(expected), "other picks than with the whole matrix");
 }
 
+// More rows than any fast memory holds; the matrix has only the `n_rows` rows that are picked.
+void check_wide(Suite& s, GreedyRule rule, int64_t n, int32_t n_rows) {
+  const Tensor gram(kF32, n_rows, n, s.next_layout());
+  Tensor total(kF32, 1, n);
+  for (int64_t i = 0; i < n; ++i) {
+    for (int32_t r = 0; r < n_rows; ++r)
+      gram.f32(r)[i] = 0.25f * static_cast<float>(s.rng().below(512) - 256);
+    total.f32(0)[i] = 0.5f * static_cast<float>(s.rng().below(512));
+  }
+  Array<int32_t> slot(static_cast<size_t>(n), -1);
+  Picking picking;
+  picking.rule = rule;
+  picking.states.emplace_back(kF32, 1, n, s.next_layout());
+  GreedyProblem p;
+  p.gram = gram.matrix();
+  p.slot = slot.data();
+  p.total = total.f32(0);
+  p.state = picking.states[0].matrix();
+  p.count = n_rows + 2;
+  picking.problems.push_back(p);
+  // By the reference: whichever row it waits for gets the next row of the matrix.
+  const Tensor picks(Dtype::kI32, 1, p.count);
+  const float* worth = total.f32(0);
+  for (int32_t r = 0; r < n_rows; ++r) {
+    slot[static_cast<size_t>(std::min_element(worth, worth + n) - worth)] = r;
+    const Execution execution(Execution::Threads::kNone, 1, 1);
+    (void)ref::greedy_pick(execution.context(), picking.args(picks.matrix(), Matrix{}));
+    s.expect(picking.done[0] == r + 1, "the reference does not stop at the missing row");
+    worth = picking.states[0].f32(0);
+  }
+  compare_picks(s, picking, p.count);
+}
+
 }  // namespace
 
 void prune_anchors(Suite& s, Op op) {
@@ -148,10 +179,11 @@ void prune_anchors(Suite& s, Op op) {
                     {0.6, -0.8, 0, 0, 1, 0});
   } else if (op == Op::k_sum_rows) {
     const Tensor x = literal(3, 2, {1, 2, 3, 4, 5, 6});
-    const float weight[] = {1.0f, -2.0f, 0.5f};
-    const int32_t begin[] = {0, 2, 2, 3};
+    const Array<float> weight = {1.0f, -2.0f, 0.5f};
+    const Array<int32_t> begin = {0, 2, 2, 3};
     const Tensor out(kF32, 3, 2);
-    s.expect_values(&KernelTable::sum_rows, out, SumRowsArgs{out.matrix(), x.matrix(), weight, begin},
+    s.expect_values(&KernelTable::sum_rows, out,
+                    SumRowsArgs{out.matrix(), x.matrix(), weight.data(), begin.data()},
                     {-5, -6, 0, 0, 2.5, 3});
   } else if (op == Op::k_gram) {
     const Tensor x = literal(3, 2, {1, 2, 3, -1, 0, 5});
@@ -164,18 +196,19 @@ void prune_anchors(Suite& s, Op op) {
     // Rows 0 and 1 are alike, 2 and 3 fairly, 4 is alone. Worked out by hand.
     const Tensor gram = literal(5, 5, {1,     1, 0.5f,  0.25f, 0,     1, 1, 0.5f, 0.25f, 0, 0.5f, 0.5f, 1,
                                        0.75f, 0, 0.25f, 0.25f, 0.75f, 1, 0, 0,    0,     0, 0,    1});
-    const float total[] = {2.75f, 2.75f, 2.75f, 2.25f, 1.0f};
+    const Array<float> total = {2.75f, 2.75f, 2.75f, 2.25f, 1.0f};
     const std::vector<double> expected[] = {{4, 0, 3}, {4, 0, 3}, {0, 2, 4}};
     for (const GreedyRule rule : {GreedyRule::kMaxSum, GreedyRule::kMaxMin, GreedyRule::kFacility}) {
       const Tensor state(kF32, rule == GreedyRule::kFacility ? 3 : 1, 5);
       GreedyProblem p;
       p.gram = gram.matrix();
-      p.total = total;
+      p.total = total.data();
       p.state = state.matrix();
       p.count = 3;
-      int32_t done = 0;
+      Array<int32_t> done = {0};
       const Tensor out(Dtype::kI32, 1, 3);
-      s.expect_values(&KernelTable::greedy_pick, out, GreedyPickArgs{out.matrix(), Matrix{}, &p, &done, rule},
+      s.expect_values(&KernelTable::greedy_pick, out,
+                      GreedyPickArgs{out.matrix(), Matrix{}, &p, done.data(), rule},
                       expected[static_cast<int32_t>(rule)]);
     }
   }
@@ -201,8 +234,8 @@ void check_unit_rows(Suite& s) {
       if (in_place) {
         for (int64_t r = 0; r < shape.rows; ++r) std::copy_n(x.f32(r), shape.cols, out.f32(r));
       }
-      const auto allowed = [](int64_t, int64_t, double expected) {
-        return tolerance(Op::k_unit_rows) * std::fabs(expected);
+      const auto allowed = [&s](int64_t, int64_t, double expected) {
+        return s.tolerance() * std::fabs(expected);
       };
       s.compare<UnitRowsArgs>(
           &KernelTable::unit_rows, out,
@@ -227,8 +260,9 @@ void check_unit_rows(Suite& s) {
     std::fill_n(x.f32(2), 37, 3e38f);
     const Tensor norms(kF32, 1, 4);
     const Tensor rows(kF32, 4, 37);
-    const Execution execution(Execution::Threads::kNone, 1, 1);
-    s.table().unit_rows(execution.context(), {rows.matrix(), x.matrix(), norms.f32(0)});
+    const Status status =
+        s.run(&KernelTable::unit_rows, UnitRowsArgs{rows.matrix(), x.matrix(), norms.f32(0)});
+    s.expect(status == Status::kOk, "the call failed");
     s.expect(!std::isfinite(norms.f32(0)[0]), "the norm of a row with a NaN is finite");
     s.expect(!std::isfinite(norms.f32(0)[1]), "the norm of a row with an infinity is finite");
     s.expect(!std::isfinite(norms.f32(0)[2]), "a norm beyond f32 is finite");
@@ -261,7 +295,7 @@ void check_sum_rows(Suite& s) {
       }
       const Tensor x = random_tensor(s, shape.rows, shape.cols);
       const Tensor weight = random_tensor(s, 1, shape.rows);
-      std::vector<int32_t> begin;
+      Array<int32_t> begin;
       for (int64_t b = 0; b <= n_sums; ++b) {
         begin.push_back(s.rng().below(static_cast<int32_t>(shape.rows) + 1));
       }
@@ -277,18 +311,20 @@ void check_sum_rows(Suite& s) {
             for (int64_t t = begin[static_cast<size_t>(b)]; t < begin[static_cast<size_t>(b) + 1]; ++t) {
               sum += std::fabs(static_cast<double>(x.f32(t)[c]) * (weighted ? weight.f32(0)[t] : 1.0f));
             }
-            return tolerance(Op::k_sum_rows) * sum;
+            return s.tolerance() * sum;
           });
     }
   }
   if (s.begin_case("bad arguments")) {
     const Tensor x = random_tensor(s, 3, 8);
     const Tensor out(kF32, 2, 8);
-    const int32_t falls[] = {0, 2, 1};
-    const int32_t beyond[] = {0, 2, 4};
-    const int32_t negative[] = {-1, 2, 3};
-    for (const int32_t* begin : {falls, beyond, negative, static_cast<const int32_t*>(nullptr)}) {
-      s.expect_rejected(&KernelTable::sum_rows, out, SumRowsArgs{out.matrix(), x.matrix(), nullptr, begin});
+    const SumRowsArgs bad{out.matrix(), x.matrix(), nullptr, nullptr};
+    s.expect_rejected(&KernelTable::sum_rows, out, bad);
+    const Array<int32_t> wrong[] = {{-1, 2, 3}, {0, 2, 1}, {0, 2, 4}, {0, 0x7fffffff, 3}};
+    for (const Array<int32_t>& begin : wrong) {
+      s.expect_contents_rejected(&KernelTable::sum_rows, out,
+                                 SumRowsArgs{out.matrix(), x.matrix(), nullptr, begin.data()},
+                                 &begin == wrong ? 0 : 1);
     }
   }
 }
@@ -317,11 +353,10 @@ void check_gram(Suite& s) {
             return GramArgs{m, x.matrix(), first, last};
           },
           [&](int64_t i, int64_t j, double) {
-            return tolerance(Op::k_gram) * norms[static_cast<size_t>(i)] * norms[static_cast<size_t>(j)] *
-                   growth;
+            return s.tolerance() * norms[static_cast<size_t>(i)] * norms[static_cast<size_t>(j)] * growth;
           });
-      const Execution execution(Execution::Threads::kSimulated, 3, s.rng().next());
-      s.table().gram(execution.context(), {out.matrix(), x.matrix(), first, last});
+      (void)s.run(&KernelTable::gram, GramArgs{out.matrix(), x.matrix(), first, last},
+                  Execution::Threads::kSimulated, 3);
       bool symmetric = true;
       for (int64_t i = 0; i < shape.rows; ++i) {
         for (int64_t j = 0; j < i; ++j) symmetric &= out.f32(i)[j] == out.f32(j)[i];
@@ -365,13 +400,20 @@ void check_greedy_pick(Suite& s) {
       }
     }
     if (s.begin_case("rule=%d missing rows", name)) check_missing_rows(s, rule, 41, 23);
+    if (s.begin_case("rule=%d many problems", name)) {
+      Picking picking;
+      picking.rule = rule;
+      for (int64_t i = 0; i < 53; ++i) picking.add(s, 3 + i % 7, 1 + i % 3, 0.25f);
+      compare_picks(s, picking, 3);
+    }
+    if (rule != GreedyRule::kFacility && s.begin_case("rule=%d n=12001", name)) check_wide(s, rule, 12001, 5);
     if (s.begin_case("rule=%d missing rows, all picked", name)) check_missing_rows(s, rule, 19, 19);
   }
   if (s.begin_case("bad arguments")) {
     Picking picking;
     picking.add(s, 5, 3, 0.25f);
     const Tensor out(Dtype::kI32, 1, 3);
-    const int32_t beyond[] = {0, 1, 2, 3, 5};
+    const Array<int32_t> beyond = {0, 1, 2, 3, 5};
     for (int kind = 0; kind < 8; ++kind) {
       GreedyPickArgs bad = picking.args(out.matrix(), Matrix{});
       GreedyProblem p = picking.problems[0];
@@ -379,12 +421,16 @@ void check_greedy_pick(Suite& s) {
       if (kind == 0) p.count = 4;
       if (kind == 1) p.first = 5;
       if (kind == 2) p.total = nullptr;
-      if (kind == 3) p.slot = beyond;
+      if (kind == 3) p.slot = beyond.data();
       if (kind == 4) p.state.cols = 4;
       if (kind == 5) picking.done[0] = 4;
       if (kind == 6) bad.out.dtype = kF32;
       if (kind == 7) bad.rule = static_cast<GreedyRule>(3);
-      s.expect_rejected(&KernelTable::greedy_pick, out, bad);
+      if (kind == 3 || kind == 5) {
+        s.expect_contents_rejected(&KernelTable::greedy_pick, out, bad, -1);
+      } else {
+        s.expect_rejected(&KernelTable::greedy_pick, out, bad);
+      }
     }
   }
 }

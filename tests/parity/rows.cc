@@ -3,7 +3,6 @@
 #include <cmath>
 
 #include "harness.h"
-#include "tolerance.h"
 #include "trimtok/quant_blocks.h"
 
 namespace trimtok::parity {
@@ -88,7 +87,7 @@ void check_rms_norm(Suite& s) {
           return RmsNormArgs{m, in_place ? ConstMatrix(m) : ConstMatrix(x.matrix()),
                              vector_or_null(weight, weighted), 1e-6f};
         },
-        [&](int64_t, int64_t, double expected) { return tolerance(Op::k_rms_norm) * std::fabs(expected); });
+        [&](int64_t, int64_t, double expected) { return s.tolerance() * std::fabs(expected); });
   }
   if (s.begin_case("bad arguments")) {
     const Tensor x = random_tensor(s, 3, 8);
@@ -138,7 +137,7 @@ void check_layer_norm(Suite& s) {
           const auto [mean_abs, sigma] = moments[static_cast<size_t>(r)];
           const double w = weighted ? std::fabs(weight.f32(0)[c]) : 1.0;
           const double b = biased ? std::fabs(bias.f32(0)[c]) : 0.0;
-          return tolerance(Op::k_layer_norm) * ((std::fabs(x.f32(r)[c]) + mean_abs) / sigma * w + b);
+          return s.tolerance() * ((std::fabs(x.f32(r)[c]) + mean_abs) / sigma * w + b);
         });
   }
   if (s.begin_case("bad arguments")) {
@@ -231,7 +230,7 @@ void check_gated_act(Suite& s) {
         [&](int64_t r, int64_t c, double expected) {
           const double g = std::min(std::fabs(static_cast<double>(gate.f32(r)[c])), 10.0);
           const double tail = 0.25 * g * std::fabs(up.f32(r)[c]);
-          return tolerance(Op::k_gated_act) * (std::fabs(expected) + tail);
+          return s.tolerance() * (std::fabs(expected) + tail);
         });
   }
   if (s.begin_case("bad arguments")) {
@@ -282,7 +281,7 @@ void check_rope(Suite& s) {
             const bool second = adjacent ? i % 2 == 1 : i >= half;
             const double cu = second ? sin.f32(r)[k] : cos.f32(r)[k];
             const double cv = second ? cos.f32(r)[k] : sin.f32(r)[k];
-            return tolerance(Op::k_rope) * (std::fabs(u * cu) + std::fabs(v * cv));
+            return s.tolerance() * (std::fabs(u * cu) + std::fabs(v * cv));
           });
     }
   }

@@ -70,7 +70,7 @@ void check_gather_rows(Suite& s) {
       }
       Tensor table(dtype, 7, cols, s.next_layout());
       table.fill_weight(s.rng());
-      std::vector<int32_t> ids;
+      Array<int32_t> ids;
       for (int64_t t = 0; t < rows; ++t) ids.push_back(s.rng().below(6));
       if (!ids.empty()) ids.back() = 6;
       const Tensor out(kF32, rows, cols, s.next_layout());
@@ -86,22 +86,24 @@ void check_gather_rows(Suite& s) {
     Tensor table(Dtype::kQ4_K, 7, 256);
     table.fill_weight(s.rng());
     const Tensor out(kF32, 2, 256);
-    const int32_t ids[] = {0, 6};
-    const int32_t below[] = {0, -1};
-    const int32_t above[] = {0, 7};
-    const GatherRowsArgs good{out.matrix(), table.matrix(), ids, 1.0f};
-    for (int kind = 0; kind < 9; ++kind) {
+    const Array<int32_t> ids = {0, 6};
+    const GatherRowsArgs good{out.matrix(), table.matrix(), ids.data(), 1.0f};
+    for (int kind = 0; kind < 7; ++kind) {
       GatherRowsArgs bad = good;
-      if (kind == 0) bad.ids = below;
-      if (kind == 1) bad.ids = above;
-      if (kind == 2) bad.ids = nullptr;
-      if (kind == 3) bad.scale = std::numeric_limits<float>::infinity();
-      if (kind == 4) bad.table.dtype = Dtype::kIQ2_XXS;  // recognised, not a weight
-      if (kind == 5) bad.table.dtype = Dtype::kQ8_1;     // run time only
-      if (kind == 6) bad.table.dtype = static_cast<Dtype>(4);
-      if (kind == 7) bad.table.stride = 143;
-      if (kind == 8) bad.table.rows = std::numeric_limits<int64_t>::max();
+      if (kind == 0) bad.ids = nullptr;
+      if (kind == 1) bad.scale = std::numeric_limits<float>::infinity();
+      if (kind == 2) bad.table.dtype = Dtype::kIQ2_XXS;  // recognised, not a weight
+      if (kind == 3) bad.table.dtype = Dtype::kQ8_1;     // run time only
+      if (kind == 4) bad.table.dtype = static_cast<Dtype>(4);
+      if (kind == 5) bad.table.stride = 143;
+      if (kind == 6) bad.table.rows = std::numeric_limits<int64_t>::max();
       s.expect_rejected(&KernelTable::gather_rows, out, bad);
+    }
+    for (const int32_t id : {-1, 7, 0x7fffffff}) {
+      const Array<int32_t> wrong = {0, id};
+      GatherRowsArgs bad = good;
+      bad.ids = wrong.data();
+      s.expect_contents_rejected(&KernelTable::gather_rows, out, bad, 1);
     }
   }
 }

@@ -5,6 +5,8 @@
 #include <cstring>
 
 #include "harness.h"
+#include "tolerance.h"
+#include "trimtok/device.h"
 #include "trimtok/quant_blocks.h"
 
 namespace trimtok::parity {
@@ -50,6 +52,10 @@ bool Suite::begin_case(const char* format, ...) {
   case_failed_ = false;
   run_name_ = "checks";
   return true;
+}
+
+double Suite::tolerance() const {
+  return parity::tolerance(op_, table_.isa);
 }
 
 Layout Suite::next_layout() {
@@ -129,9 +135,13 @@ void Suite::compare_runs(const Tensor& out, const Run& ref, const Run& run, cons
     const Execution execution(mode, threads, rng_.next());
     const Tensor other = out.clone();
     const Tensor& actual = threads == 1 ? first : other;
-    run_name_ = "threads=" + std::to_string(threads);
-    if (const Status s = run(execution.context(), actual.matrix()); s != Status::kOk) {
-      fail_case("status %d", static_cast<int>(s));
+    run_name_ = (on_device(table_) ? "run=" : "threads=") + std::to_string(threads);
+    set_run_order(table_, threads);
+    Status s = run(execution.context(), actual.matrix());
+    if (s == Status::kOk) s = finish(table_);
+    if (s != Status::kOk) {
+      fail_case("status %d%s%s", static_cast<int>(s), on_device(table_) ? ", " : "",
+                on_device(table_) ? cuda::last_error() : "");
       return;
     }
     if (const auto at = actual.first_stray_write(out)) {
@@ -139,13 +149,17 @@ void Suite::compare_runs(const Tensor& out, const Run& ref, const Run& run, cons
     }
     if (!execution.scratch_intact()) fail_case("wrote beyond its scratch");
     if (!check_output(expected, actual, tolerance, nan_expected)) return;
-    if (!actual.same_bytes(first)) fail_case("the result differs from that of one thread");
+    if (!actual.same_bytes(first)) {
+      fail_case(on_device(table_) ? "the result differs between two runs"
+                                  : "the result differs from that of one thread");
+    }
   }
 
   run_name_ = "no scratch";
   const Execution no_scratch(Threads::kNone, 1, 1, true);
   const Tensor actual = out.clone();
-  const Status s = run(no_scratch.context(), actual.matrix());
+  Status s = run(no_scratch.context(), actual.matrix());
+  if (s == Status::kOk) s = finish(table_);
   if (s != Status::kOk && s != Status::kOutOfMemory) fail_case("status %d", static_cast<int>(s));
   if (actual.first_stray_write(out)) fail_case("wrote outside the output");
   if (s == Status::kOk && !actual.same_bytes(first)) fail_case("kOk, but another result than with scratch");
@@ -161,11 +175,32 @@ void Suite::rejected(const std::function<Status(const ExecContext&)>& run, const
   if (!out.same_bytes(before)) fail_case("the output was touched");
 }
 
+void Suite::survived(const std::function<Status(const ExecContext&)>& run, const Tensor& out,
+                     int64_t concerned) {
+  const Tensor before = out.clone();
+  const Execution execution(Execution::Threads::kNone, 1, 1);
+  run_name_ = "bad contents";
+  Status s = run(execution.context());
+  if (s == Status::kOk) s = finish(table_);
+  if (s != Status::kOk) fail_case("status %d, %s", static_cast<int>(s), cuda::last_error());
+  if (out.first_stray_write(before)) fail_case("wrote outside the output");
+  if (!execution.scratch_intact()) fail_case("wrote beyond its scratch");
+  if (concerned < 0) return;
+  for (const float value : out.values(concerned)) {
+    if (!std::isnan(value)) {
+      fail_case("row %lld is not NaN although its arguments are wrong", static_cast<long long>(concerned));
+      return;
+    }
+  }
+}
+
 void Suite::values_match(const std::function<Status(const ExecContext&)>& run, const Tensor& out,
                          const std::vector<double>& expected) {
   const Execution execution(Execution::Threads::kNone, 1, 1);
   run_name_ = "literal values";
-  if (const Status s = run(execution.context()); s != Status::kOk) {
+  Status s = run(execution.context());
+  if (s == Status::kOk) s = finish(table_);
+  if (s != Status::kOk) {
     fail_case("status %d", static_cast<int>(s));
     return;
   }

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "kernels/cpu/check.h"
+#include "kernels/check.h"
 #include "trimtok/kernels.h"
 
 namespace trimtok::ref {

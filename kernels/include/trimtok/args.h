@@ -5,6 +5,13 @@
 // Matrices are f32 unless the contract says otherwise; "any" is every kWeight dtype of dtypes.def.
 // T == 0 and S == 0 are legal and do nothing (an attention row that sees no key becomes zeros).
 // Output may alias an input only where the contract says so.
+//
+// On a device (the CUDA table) every pointer in these structs points to device memory: matrices, vectors,
+// ids, begin, end, slot, total, done. One exception: `problems` is an array on the host, read before the call
+// returns; the pointers inside it are the device's. The host cannot look into device arrays before a launch,
+// so a number in them that breaks the contract is not kBadArgument there: the output rows that it concerns
+// become NaN, a slot outside gram counts as -1, a done outside [0, count] as count, and nothing is read or
+// written outside the matrices.
 #pragma once
 
 #include "trimtok/view.h"
@@ -101,7 +108,7 @@ struct PatchifyArgs {
 
 // What the operands of a matmul are rounded to before they are multiplied; sums are f32 in any case.
 enum class Compute : int32_t {
-  kF32,   // nothing is rounded
+  kF32,   // nothing is rounded (devices may round to f16: cuda/matmul.cuh)
   kBf16,  // x and w to bf16, to nearest even; numbers and products below 2^-126 may count as zero
   // x, per block of 32: s = max|x| / 127, q = x * (127 / max|x|) to nearest even; the product is that of s q.
   // A block whose maximum is below 2^-100 becomes zeros, one with a NaN or infinity becomes NaNs. w is not
@@ -125,7 +132,7 @@ struct MatmulArgs {
 // out[t] = softmax(scale * q[t] . k[begin[t]:end[t]]^T) . v[begin[t]:end[t]] per head; query head h reads
 // key/value head h / (H/G). With softcap c > 0 the scaled scores become c tanh(s / c).
 // Row t sees the keys of one interval: causal, sliding-window, unmasked, per-image bidirectional and
-// block-diagonal masks are all intervals, so no mask matrix exists anywhere.
+// block-diagonal masks are all intervals: no mask matrix. Devices may round to f16: cuda/attention.cuh.
 // out, q: [T, H*E]; k, v: F32 | F16 | BF16 | Q8_0 [S, G*E], each its own dtype, E a multiple of 32 for Q8_0;
 // begin, end: [T], 0 <= begin <= end <= S.
 struct AttentionArgs {

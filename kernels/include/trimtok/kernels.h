@@ -15,15 +15,37 @@ struct ExecContext {
   void* pool = nullptr;
   int32_t n_threads = 1;
 
-  // 64-byte aligned scratch that stays valid until the op returns; nullptr when memory is short.
+  // 64-byte aligned scratch that stays valid until the op returns; nullptr when memory is short. An op asks
+  // at most once. On a device: device memory, 256-byte aligned, valid for the work that the op has put on
+  // `stream`; the next op on that stream may be given the same memory.
   void* (*scratch)(void* owner, size_t bytes) = nullptr;
   void* scratch_owner = nullptr;
+
+  // On a device: the cudaStream_t that an op puts its work on; nullptr is the default stream. Ops return
+  // before the work is done and never wait for it. A failure to launch is the op's Status, with the text in
+  // cuda::last_error(); a failure while a kernel runs shows up in a later op or in cuda::synchronize().
+  // `parallel` and `n_threads` are not used there.
+  void* stream = nullptr;
 };
 
-// In order of preference. kAvx512 includes VNNI.
-enum class Isa : int32_t { kRef, kNeon, kNeonDot, kAvx2, kAvx512, kAvx512Bf16, kAmx };
-inline constexpr int32_t kNumIsas = 7;
-// "ref", "neon", "neon_dot", "avx2", "avx512", "avx512_bf16", "amx": the spelling of TRIMTOK_CPU_ISA.
+// Whose body an op runs: of the CPU in order of preference (kAvx512 includes VNNI); kCuda: compiled by nvcc;
+// kCudaHost: the same sources compiled as C++ and run on the host by kernels/cuda_host; kNone: the table has
+// no body and says so when called.
+enum class Isa : int32_t {
+  kRef,
+  kNeon,
+  kNeonDot,
+  kAvx2,
+  kAvx512,
+  kAvx512Bf16,
+  kAmx,
+  kCuda,
+  kCudaHost,
+  kNone,
+};
+inline constexpr int32_t kNumIsas = 7;  // those of the CPU, the first in Isa
+// "ref", "neon", "neon_dot", "avx2", "avx512", "avx512_bf16", "amx" (the spelling of TRIMTOK_CPU_ISA),
+// "cuda", "cuda_host", "none".
 const char* isa_name(Isa isa);
 
 enum class Op : int32_t {
@@ -47,8 +69,9 @@ struct KernelTable {
 // What a user asks of matmul: kAuto picks per instruction set, weight format and number of rows by the table
 // in docs/performance.md, the others insist. F32 weights are always computed in f32.
 enum class ComputePolicy : int32_t { kAuto, kF32, kBf16, kInt8 };
-// The rounding by which a table of the CPU meets a policy. kBf16 falls on every weight but F32, kInt8 on block
-// formats only: F16 and BF16 weights then stay f32. Few rows wait for memory, so that kBf16 leaves them in f32.
+// The rounding by which a table of the CPU meets a policy. kBf16 falls on every weight but F32, kInt8 on
+// block formats only: F16 and BF16 weights then stay f32. Few rows wait for memory, so that kBf16 leaves them
+// in f32.
 Compute cpu_compute(Isa isa, ComputePolicy policy, Dtype weight, int64_t rows);
 // Whether the table of `isa` has bodies for a policy at all.
 bool cpu_serves(Isa isa, ComputePolicy policy);
@@ -57,7 +80,8 @@ bool cpu_serves(Isa isa, ComputePolicy policy);
 const KernelTable* cpu_table(Isa isa);
 // The highest ISA that this machine runs.
 Isa best_cpu_isa();
-// nullptr in a build without CUDA; *reason says why either way.
+// nullptr in a build without CUDA; *reason says why either way. An op of ops.def without a CUDA body answers
+// kUnimplemented and is served_by kNone: there is no detour over the CPU.
 const KernelTable* cuda_table(const char** reason);
 
 // The reference bodies: complete, plain loops, double accumulators, never tuned.

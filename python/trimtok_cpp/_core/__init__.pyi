@@ -171,7 +171,7 @@ class Tower:
     """
     The vision part of a GGUF file, on its own.
     """
-    def __init__(self, path: str, n_threads: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+    def __init__(self, path: str, n_threads: typing.SupportsInt | typing.SupportsIndex = 0, device: str = 'cpu') -> None:
         """
         n_threads: 0 uses every CPU that this process may run on. Raises OSError, ModelFormatError, UnsupportedError or ValueError.
         """
@@ -212,7 +212,7 @@ class Model:
     """
     A loaded model; see trimtok_cpp.Model.
     """
-    def __init__(self, path: str, mmproj: str = '', device: str = 'auto', kv_dtype: str = 'f16', compute: str = 'auto', n_ctx: typing.SupportsInt | typing.SupportsIndex = 0, n_threads: typing.SupportsInt | typing.SupportsIndex = 0, image_cache_bytes: typing.SupportsInt | typing.SupportsIndex = 0, progress: collections.abc.Callable | None = None) -> None:
+    def __init__(self, path: str, mmproj: str = '', device: str = 'auto', gpu_layers: typing.SupportsInt | typing.SupportsIndex = -1, kv_dtype: str = 'f16', compute: str = 'auto', n_ctx: typing.SupportsInt | typing.SupportsIndex = 0, n_threads: typing.SupportsInt | typing.SupportsIndex = 0, image_cache_bytes: typing.SupportsInt | typing.SupportsIndex = 0, progress: collections.abc.Callable | None = None) -> None:
         ...
     def detokenize(self, ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], print_special: bool = False) -> typing.Any:
         ...
@@ -228,6 +228,10 @@ class Model:
         ...
     def logits(self, rows: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], positions: typing.Annotated[numpy.typing.ArrayLike, numpy.int32], n_last: typing.SupportsInt | typing.SupportsIndex = 1, chunk: typing.SupportsInt | typing.SupportsIndex = 512, visible_end: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None = None) -> numpy.typing.NDArray[numpy.float32]:
         ...
+    def memory(self, n_images: typing.SupportsInt | typing.SupportsIndex, n_ctx: typing.SupportsInt | typing.SupportsIndex, width: typing.SupportsInt | typing.SupportsIndex, height: typing.SupportsInt | typing.SupportsIndex) -> dict:
+        """
+        Bytes that n_images pictures of this size and n_ctx rows of cache need, and those there are.
+        """
     def plan(self, prompt: str, sizes: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]], min_pixels: typing.SupportsInt | typing.SupportsIndex = 0, max_pixels: typing.SupportsInt | typing.SupportsIndex = 0, video_fps: typing.SupportsFloat | typing.SupportsIndex = 0.0, kept: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]] | None = None, policy: str = 'original') -> dict:
         ...
     def preprocess(self, image: numpy.ndarray) -> numpy.typing.NDArray[numpy.uint8]:
@@ -247,7 +251,7 @@ def pre_tokenize(name: str, text: str) -> list[str]:
     """
     The pieces inside which the named byte-level BPE merges, in order. Raises ValueError.
     """
-def prune(rows: collections.abc.Sequence[numpy.ndarray], text_rows: numpy.ndarray | None, options: dict, grids: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]] | None = None, n_threads: typing.SupportsInt | typing.SupportsIndex = 0) -> dict:
+def prune(rows: collections.abc.Sequence[numpy.ndarray], text_rows: numpy.ndarray | None, options: dict, grids: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]] | None = None, n_threads: typing.SupportsInt | typing.SupportsIndex = 0, device: str = 'cpu') -> dict:
     """
     Chooses rows of arrays; returns the report as a dict (see trimtok_cpp.PruneReport).
     

@@ -6,7 +6,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['best_isa', 'dequantize', 'dtypes', 'isas', 'matmul', 'served_by']
+__all__: list[str] = ['best_isa', 'dequantize', 'dtypes', 'isas', 'matmul', 'served_by', 'why_no_cuda']
 def best_isa() -> str:
     """
     The one that models use unless TRIMTOK_CPU_ISA names another.
@@ -30,4 +30,8 @@ def matmul(x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], w: typing
 def served_by(isa: str) -> dict[str, str]:
     """
     For every op, the instruction set whose body the table of `isa` calls. ValueError: no such table.
+    """
+def why_no_cuda() -> str:
+    """
+    Why device="cuda" cannot be used; empty where it can.
     """

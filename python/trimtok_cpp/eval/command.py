@@ -67,6 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mmproj", metavar="FILE", help="GGUF file of the vision part (default: beside MODEL)"
     )
     parser.add_argument("--device", choices=DEVICES, default="auto")
+    parser.add_argument(
+        "--gpu-layers", type=int, metavar="N", help="of the language model, on the GPU (default: all)"
+    )
     parser.add_argument("--ctx", type=_positive, metavar="N", help="rows of context (default: as trained)")
     parser.add_argument("--threads", type=_positive, metavar="N", help="default: every CPU")
     parser.add_argument("--kv-dtype", choices=KV_DTYPES, default="f16")
@@ -92,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
         args.model,
         mmproj=args.mmproj,
         device=args.device,
+        gpu_layers=args.gpu_layers,
         n_ctx=args.ctx,
         n_threads=args.threads,
         kv_dtype=args.kv_dtype,

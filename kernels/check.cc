@@ -1,4 +1,4 @@
-#include "kernels/cpu/check.h"
+#include "kernels/check.h"
 
 #include <cmath>
 #include <limits>
@@ -74,43 +74,39 @@ Status status(bool ok) {
 
 }  // namespace
 
-Status check_gather_rows_args(const GatherRowsArgs& a) {
+Status check_gather_rows_shapes(const GatherRowsArgs& a) {
   if (!valid_f32(a.out) || !valid_weight(a.table) || a.out.cols != a.table.cols || !std::isfinite(a.scale)) {
     return Status::kBadArgument;
   }
-  if (a.out.rows > 0 && a.ids == nullptr) return Status::kBadArgument;
-  for (int64_t t = 0; t < a.out.rows; ++t) {
-    if (a.ids[t] < 0 || a.ids[t] >= a.table.rows) return Status::kBadArgument;
-  }
-  return Status::kOk;
+  return status(a.out.rows == 0 || a.ids != nullptr);
 }
 
-Status check_convert_rows_args(const ConvertRowsArgs& a) {
+Status check_convert_rows_shapes(const ConvertRowsArgs& a) {
   return status(valid_stored(a.out) && valid_f32(a.x) && same_shape(a.out, a.x));
 }
 
-Status check_rms_norm_args(const RmsNormArgs& a) {
+Status check_rms_norm_shapes(const RmsNormArgs& a) {
   return status(valid_f32(a.out) && valid_f32(a.x) && same_shape(a.out, a.x) && valid_vector(a.weight) &&
                 valid_eps(a.eps));
 }
 
-Status check_layer_norm_args(const LayerNormArgs& a) {
+Status check_layer_norm_shapes(const LayerNormArgs& a) {
   return status(valid_f32(a.out) && valid_f32(a.x) && same_shape(a.out, a.x) && valid_vector(a.weight) &&
                 valid_vector(a.bias) && valid_eps(a.eps));
 }
 
-Status check_add_args(const AddArgs& a) {
+Status check_add_shapes(const AddArgs& a) {
   if (!valid_f32(a.out) || !valid_f32(a.x) || !valid_f32(a.y)) return Status::kBadArgument;
   if (!same_shape(a.out, a.x) || a.y.cols != a.x.cols) return Status::kBadArgument;
   return status(a.out.rows == 0 || (a.y.rows > 0 && a.out.rows % a.y.rows == 0));
 }
 
-Status check_gated_act_args(const GatedActArgs& a) {
+Status check_gated_act_shapes(const GatedActArgs& a) {
   return status(valid_f32(a.out) && valid_f32(a.gate) && valid_f32(a.up) && same_shape(a.out, a.gate) &&
                 same_shape(a.out, a.up) && valid_activation(a.act));
 }
 
-Status check_rope_args(const RopeArgs& a) {
+Status check_rope_shapes(const RopeArgs& a) {
   if (!valid_f32(a.x) || !valid_f32(a.cos) || !valid_f32(a.sin)) return Status::kBadArgument;
   if (a.head_dim <= 0 || a.x.cols % a.head_dim != 0) return Status::kBadArgument;
   if (a.cos.rows != a.x.rows || !same_shape(a.cos, a.sin)) return Status::kBadArgument;
@@ -118,7 +114,7 @@ Status check_rope_args(const RopeArgs& a) {
   return status(known_pairs && a.cos.cols <= a.head_dim / 2);
 }
 
-Status check_patchify_args(const PatchifyArgs& a) {
+Status check_patchify_shapes(const PatchifyArgs& a) {
   if (!valid_f32(a.out) || a.channels < 0 || a.height < 0 || a.width < 0 || a.patch <= 0) {
     return Status::kBadArgument;
   }
@@ -131,7 +127,7 @@ Status check_patchify_args(const PatchifyArgs& a) {
   return status(empty || (a.pixels != nullptr && valid_vector(a.pixels)));
 }
 
-Status check_matmul_args(const MatmulArgs& a) {
+Status check_matmul_shapes(const MatmulArgs& a) {
   if (!valid_f32(a.out) || !valid_f32(a.x) || !valid_weight(a.w)) return Status::kBadArgument;
   if (a.out.rows != a.x.rows || a.out.cols != a.w.rows || a.x.cols != a.w.cols) return Status::kBadArgument;
   if (!valid_vector(a.bias) || !valid_activation(a.act)) return Status::kBadArgument;
@@ -140,7 +136,7 @@ Status check_matmul_args(const MatmulArgs& a) {
   return status(valid_f32(a.residual) && same_shape(a.residual, a.out));
 }
 
-Status check_attention_args(const AttentionArgs& a) {
+Status check_attention_shapes(const AttentionArgs& a) {
   if (!valid_f32(a.out) || !valid_f32(a.q) || !valid_stored(a.k) || !valid_stored(a.v)) {
     return Status::kBadArgument;
   }
@@ -154,31 +150,22 @@ Status check_attention_args(const AttentionArgs& a) {
   const bool quantised = a.k.dtype == Dtype::kQ8_0 || a.v.dtype == Dtype::kQ8_0;
   if (quantised && head_dim % 32 != 0) return Status::kBadArgument;
   if (!std::isfinite(a.scale) || !std::isfinite(a.softcap) || a.softcap < 0.0f) return Status::kBadArgument;
-  if (a.q.rows > 0 && (a.begin == nullptr || a.end == nullptr)) return Status::kBadArgument;
-  for (int64_t t = 0; t < a.q.rows; ++t) {
-    if (a.begin[t] < 0 || a.begin[t] > a.end[t] || a.end[t] > a.k.rows) return Status::kBadArgument;
-  }
-  return Status::kOk;
+  return status(a.q.rows == 0 || (a.begin != nullptr && a.end != nullptr));
 }
 
-Status check_unit_rows_args(const UnitRowsArgs& a) {
+Status check_unit_rows_shapes(const UnitRowsArgs& a) {
   const bool readable = (a.x.dtype == Dtype::kF32 || a.x.dtype == Dtype::kF16) && valid(a.x);
   return status(valid_f32(a.out) && readable && same_shape(a.out, a.x) && valid_vector(a.norms));
 }
 
-Status check_sum_rows_args(const SumRowsArgs& a) {
+Status check_sum_rows_shapes(const SumRowsArgs& a) {
   if (!valid_f32(a.out) || !valid_f32(a.x) || a.out.cols != a.x.cols || !valid_vector(a.weight)) {
     return Status::kBadArgument;
   }
-  if (a.out.rows == 0) return Status::kOk;
-  if (a.begin == nullptr || a.begin[0] < 0 || a.begin[a.out.rows] > a.x.rows) return Status::kBadArgument;
-  for (int64_t b = 0; b < a.out.rows; ++b) {
-    if (a.begin[b] > a.begin[b + 1]) return Status::kBadArgument;
-  }
-  return Status::kOk;
+  return status(a.out.rows == 0 || a.begin != nullptr);
 }
 
-Status check_gram_args(const GramArgs& a) {
+Status check_gram_shapes(const GramArgs& a) {
   if (!valid_f32(a.out) || !valid_f32(a.x)) return Status::kBadArgument;
   if (a.out.rows != a.x.rows || a.out.cols != a.x.rows) return Status::kBadArgument;
   return status(a.first >= 0 && a.first <= a.last && a.last <= a.x.rows);
@@ -186,24 +173,20 @@ Status check_gram_args(const GramArgs& a) {
 
 namespace {
 
-bool valid_problem(const GreedyProblem& p, const GreedyPickArgs& a, int32_t done) {
+bool valid_problem(const GreedyProblem& p, const GreedyPickArgs& a) {
   if (!valid_f32(p.gram) || !valid_f32(p.state) || !valid_vector(p.total)) return false;
   const int64_t n = p.gram.cols;
   const int64_t state_rows = a.rule == GreedyRule::kFacility ? 3 : 1;
   if (p.state.rows != state_rows || p.state.cols != n) return false;
-  if (p.count < 0 || p.count > n || p.count > a.out.cols || done < 0 || done > p.count) return false;
+  if (p.count < 0 || p.count > n || p.count > a.out.cols) return false;
   if (p.first >= n || std::isnan(p.stop_at)) return false;
   if (p.first < 0 && p.total == nullptr && p.count > 0) return false;
-  if (p.slot == nullptr) return p.gram.rows == n;
-  for (int64_t i = 0; i < n; ++i) {
-    if (p.slot[i] < -1 || p.slot[i] >= p.gram.rows) return false;
-  }
-  return true;
+  return p.slot != nullptr || p.gram.rows == n;
 }
 
 }  // namespace
 
-Status check_greedy_pick_args(const GreedyPickArgs& a) {
+Status check_greedy_pick_shapes(const GreedyPickArgs& a) {
   if (a.out.dtype != Dtype::kI32 || !valid(a.out)) return Status::kBadArgument;
   if (a.rule < GreedyRule::kMaxSum || a.rule > GreedyRule::kFacility) return Status::kBadArgument;
   if (a.scores.data != nullptr && !(valid_f32(a.scores) && same_shape(a.scores, a.out))) {
@@ -212,10 +195,62 @@ Status check_greedy_pick_args(const GreedyPickArgs& a) {
   if (a.out.rows == 0) return Status::kOk;
   if (a.problems == nullptr || a.done == nullptr) return Status::kBadArgument;
   for (int64_t b = 0; b < a.out.rows; ++b) {
-    if (!valid_problem(a.problems[b], a, a.done[b])) return Status::kBadArgument;
+    if (!valid_problem(a.problems[b], a)) return Status::kBadArgument;
   }
   return Status::kOk;
 }
+
+namespace {
+
+// What the arrays hold, which only those may ask who can read them.
+template <typename Args>
+bool valid_contents(const Args&) {
+  return true;
+}
+
+bool valid_contents(const GatherRowsArgs& a) {
+  for (int64_t t = 0; t < a.out.rows; ++t) {
+    if (a.ids[t] < 0 || a.ids[t] >= a.table.rows) return false;
+  }
+  return true;
+}
+
+bool valid_contents(const AttentionArgs& a) {
+  for (int64_t t = 0; t < a.q.rows; ++t) {
+    if (a.begin[t] < 0 || a.begin[t] > a.end[t] || a.end[t] > a.k.rows) return false;
+  }
+  return true;
+}
+
+bool valid_contents(const SumRowsArgs& a) {
+  if (a.out.rows == 0) return true;
+  if (a.begin[0] < 0 || a.begin[a.out.rows] > a.x.rows) return false;
+  for (int64_t b = 0; b < a.out.rows; ++b) {
+    if (a.begin[b] > a.begin[b + 1]) return false;
+  }
+  return true;
+}
+
+bool valid_contents(const GreedyPickArgs& a) {
+  for (int64_t b = 0; b < a.out.rows; ++b) {
+    const GreedyProblem& p = a.problems[b];
+    if (a.done[b] < 0 || a.done[b] > p.count) return false;
+    for (int64_t i = 0; p.slot != nullptr && i < p.gram.cols; ++i) {
+      if (p.slot[i] < -1 || p.slot[i] >= p.gram.rows) return false;
+    }
+  }
+  return true;
+}
+
+}  // namespace
+
+#define TT_OP(name, Args)                                              \
+  Status check_##name##_args(const Args& a) {                          \
+    const Status shapes = check_##name##_shapes(a);                    \
+    return shapes != Status::kOk ? shapes : status(valid_contents(a)); \
+  }
+#include "trimtok/ops.def"
+#undef TT_OP
 
 void run_tasks(const ExecContext& ctx, int64_t n_tasks, ExecContext::Task task, void* arg) {
   if (ctx.parallel != nullptr) {

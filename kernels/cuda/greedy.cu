@@ -1,0 +1,216 @@
+// greedy_pick: the whole selection of one problem without a word to the host. A block owns a problem from its
+// first pick to its last; a thread owns rows threadIdx.x, threadIdx.x + blockDim.x, ... of it: nobody else
+// reads or writes their state, so only the argmin and the sum of a gain cross threads.
+//
+// Row 0 of the state lies in shared memory where it fits (n <= kSharedRows), else in p.state. Per pick: 4 n
+// bytes of gram from L2 or DRAM, 2 n FLOPs, one argmin (two barriers). kFacility adds 4 n bytes, 3 n FLOPs
+// and a sum (four barriers) per gain that it must compute anew. Bound by latency: some microseconds a pick.
+#include "kernels/cuda/device.cuh"
+
+namespace trimtok::cuda {
+namespace {
+
+constexpr unsigned kThreads = 1024;
+constexpr int kWarps = kThreads / kWarp;
+constexpr int64_t kSharedRows = 11 * 1024;  // 44 KiB: what a block may have without asking
+constexpr int kBatch = 24;                  // problems of one launch: they travel as kernel parameters
+constexpr int kNone = 0x7fffffff;
+
+struct Batch {
+  GreedyProblem problem[kBatch];
+};
+
+struct Best {
+  float value;
+  int index;  // kNone: nothing but NaN
+};
+
+struct Slots {
+  Best best[kWarps];
+  float sum[kWarps];
+};
+
+// The smaller value, or the lower index of equal ones. NaN loses.
+__device__ __forceinline__ Best smaller(const Best& a, const Best& b) {
+  return b.value < a.value || (b.value == a.value && b.index < a.index) ? b : a;
+}
+
+__device__ __forceinline__ Best block_smallest(Best best, Best* slots) {
+#pragma unroll
+  for (int o = kWarp / 2; o > 0; o /= 2) {
+    const Best other{__shfl_xor_sync(kAllLanes, best.value, o), __shfl_xor_sync(kAllLanes, best.index, o)};
+    best = smaller(best, other);
+  }
+  if (threadIdx.x % kWarp == 0) slots[threadIdx.x / kWarp] = best;
+  __syncthreads();
+  best = slots[0];
+  for (unsigned w = 1; w < blockDim.x / kWarp; ++w) best = smaller(best, slots[w]);
+  __syncthreads();
+  return best;
+}
+
+// Row `sign` * value with the smallest element: -1 finds the largest.
+__device__ __forceinline__ Best smallest_of(const float* values, int n, float sign, Slots& slots) {
+  Best best{__int_as_float(0x7f800000), kNone};
+  for (int i = static_cast<int>(threadIdx.x); i < n; i += static_cast<int>(blockDim.x)) {
+    best = smaller(best, {sign * values[i], i});
+  }
+  return block_smallest(best, slots.best);
+}
+
+enum class Found { kRow, kMissing, kBroken };
+
+__device__ __forceinline__ Found gram_row(const GreedyProblem& p, int i, const float** row) {
+  const int64_t at = p.slot == nullptr ? i : p.slot[i];
+  if (at < -1 || at >= p.gram.rows) return Found::kBroken;
+  if (at < 0) return Found::kMissing;
+  *row = row_of<float>(p.gram, at);
+  return Found::kRow;
+}
+
+// kFacility: the candidate with the largest gain, found by bounds that only fall. A gain computed earlier is
+// an upper bound, also after rounding, because the order of its sum is fixed. *found says whether the row of
+// gram that was needed is there.
+__device__ Best facility_next(const GreedyProblem& p, const float* best, int t, int n, Slots& slots,
+                              Found* found) {
+  float* bound = row_of<float>(p.state, 1);
+  float* round = row_of<float>(p.state, 2);
+  while (true) {
+    const Best top = smallest_of(bound, n, -1.0f, slots);
+    const float* g = nullptr;
+    *found = top.index == kNone ? Found::kBroken : gram_row(p, top.index, &g);
+    if (*found != Found::kRow) return top;
+    // Fresh means that it was computed in this round: no other candidate reaches it, or not at a lower index.
+    if (round[top.index] == static_cast<float>(t)) return {-top.value, top.index};
+    float gain = 0.0f;
+    for (int j = static_cast<int>(threadIdx.x); j < n; j += static_cast<int>(blockDim.x)) {
+      gain += fmaxf(g[j] - best[j], 0.0f);
+    }
+    gain = block_sum(gain, slots.sum);  // its barriers also end everybody's look at round[top.index]
+    if (top.index % blockDim.x == threadIdx.x) {
+      bound[top.index] = gain;
+      round[top.index] = static_cast<float>(t);
+    }
+    __syncthreads();  // round[] is looked at by all
+  }
+}
+
+// State before the first pick, or as the call before left it.
+__device__ __forceinline__ void start_state(const GreedyProblem& p, GreedyRule rule, int t, int n,
+                                            float* state) {
+  const float infinity = __int_as_float(0x7f800000);
+  for (int i = static_cast<int>(threadIdx.x); i < n; i += static_cast<int>(blockDim.x)) {
+    if (t > 0) {
+      state[i] = row_of<float>(p.state, 0)[i];
+      continue;
+    }
+    state[i] = rule == GreedyRule::kMaxSum ? 0.0f : -infinity;
+    if (rule != GreedyRule::kFacility) continue;
+    row_of<float>(p.state, 1)[i] = infinity;
+    row_of<float>(p.state, 2)[i] = 0.0f;
+  }
+}
+
+// The first pick and its value.
+__device__ __forceinline__ Best first_pick(const GreedyProblem& p, GreedyRule rule, int n, Slots& slots) {
+  if (p.first >= 0) return {p.total == nullptr ? 0.0f : p.total[p.first], p.first};
+  const float sign = rule == GreedyRule::kFacility ? -1.0f : 1.0f;
+  const Best best = smallest_of(p.total, n, sign, slots);
+  return {sign * best.value, best.index};
+}
+
+// Takes `pick`, whose row of gram is g, into the state; returns the smallest element of that.
+__device__ __forceinline__ Best take(const GreedyProblem& p, GreedyRule rule, int pick, const float* g, int n,
+                                     float* state, Slots& slots) {
+  const float infinity = __int_as_float(0x7f800000);
+  Best low{infinity, kNone};
+  for (int j = static_cast<int>(threadIdx.x); j < n; j += static_cast<int>(blockDim.x)) {
+    float v = state[j];
+    if (j == pick && rule == GreedyRule::kFacility) row_of<float>(p.state, 1)[j] = -infinity;
+    if (j == pick && rule != GreedyRule::kFacility) v = infinity;
+    v = rule == GreedyRule::kMaxSum ? v + g[j] : fmaxf(v, g[j]);
+    state[j] = v;
+    low = smaller(low, {v, j});
+  }
+  return block_smallest(low, slots.best);
+}
+
+template <bool kShared>
+__global__ void __launch_bounds__(kThreads, 1)
+    greedy_kernel(const __grid_constant__ GreedyPickArgs a, const __grid_constant__ Batch batch,
+                  int64_t first) {
+  GPU_DYN_SHARED(float, shared);
+  GPU_SHARED(Slots, slots_array, [1]);
+  Slots& slots = slots_array[0];
+  const GreedyProblem& p = batch.problem[blockIdx.x];
+  const int64_t b = first + blockIdx.x;
+  const auto n = static_cast<int>(p.gram.cols);
+  const bool facility = a.rule == GreedyRule::kFacility;
+  float* state = kShared ? shared : row_of<float>(p.state, 0);
+  auto* picks = row_of<int32_t>(a.out, b);
+  float* scores = a.scores.data == nullptr ? nullptr : row_of<float>(a.scores, b);
+  int t = a.done[b];
+  __syncthreads();  // done is written below
+  if (t >= p.count) return;
+  Found found = t < 0 ? Found::kBroken : Found::kRow;
+  t = max(t, 0);
+
+  start_state(p, a.rule, t, n, state);
+  __syncthreads();
+  Best low{0.0f, kNone};  // of state: the next pick, but for kFacility
+  if (t > 0 && !facility) low = smallest_of(state, n, 1.0f, slots);
+  for (; found == Found::kRow && t < p.count; ++t) {
+    Best pick = low;
+    if (t == 0) {
+      pick = first_pick(p, a.rule, n, slots);
+    } else if (facility) {
+      pick = facility_next(p, state, t, n, slots, &found);
+      if (found != Found::kRow) break;
+    } else if (a.rule == GreedyRule::kMaxMin && pick.value >= p.stop_at) {
+      break;
+    }
+    const float* g = nullptr;
+    found = pick.index == kNone ? Found::kBroken : gram_row(p, pick.index, &g);
+    if (found != Found::kRow) break;
+    if (threadIdx.x == 0) picks[t] = pick.index;
+    if (threadIdx.x == 0 && scores != nullptr) scores[t] = pick.value;
+    low = take(p, a.rule, pick.index, g, n, state, slots);
+  }
+  // A number that breaks the contract: no further picks, and nobody waits for them.
+  if (found == Found::kBroken) {
+    for (int i = t + static_cast<int>(threadIdx.x); i < p.count; i += static_cast<int>(blockDim.x)) {
+      picks[i] = -1;
+    }
+    t = p.count;
+  }
+  if (threadIdx.x == 0) a.done[b] = t;
+  for (int i = static_cast<int>(threadIdx.x); kShared && i < n; i += static_cast<int>(blockDim.x)) {
+    row_of<float>(p.state, 0)[i] = state[i];
+  }
+}
+
+}  // namespace
+
+Status greedy_pick(const ExecContext& ctx, const GreedyPickArgs& a) {
+  if (const Status s = check_greedy_pick_shapes(a); s != Status::kOk) return s;
+  for (int64_t first = 0; first < a.out.rows; first += kBatch) {
+    Batch batch;
+    int64_t widest = 0;
+    const int64_t count = a.out.rows - first < kBatch ? a.out.rows - first : kBatch;
+    for (int64_t i = 0; i < count; ++i) {
+      batch.problem[i] = a.problems[first + i];
+      const int64_t n = batch.problem[i].gram.cols;
+      if (n > 0x3fffffff) return gpu::fail(Status::kUnsupported, "greedy_pick: more than 2^30 rows");
+      widest = n > widest ? n : widest;
+    }
+    const bool in_shared = widest <= kSharedRows;
+    const auto shared = in_shared ? static_cast<size_t>(widest) * sizeof(float) : 0;
+    const Status s = gpu::launch(in_shared ? greedy_kernel<true> : greedy_kernel<false>,
+                                 dim3(static_cast<unsigned>(count)), dim3(row_threads(widest, kThreads)),
+                                 shared, ctx.stream, a, batch, first);
+    if (s != Status::kOk) return s;
+  }
+  return Status::kOk;
+}
+
+}  // namespace trimtok::cuda

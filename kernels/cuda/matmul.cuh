@@ -1,0 +1,31 @@
+// What the matmul kernels share: which of them takes a call, and what happens to a finished dot product.
+//
+// The choice (matmul.cu), by shape and storage:
+//   T <= kVecRows, or w's blocks not aligned     matvec        f32 FMA from the stored blocks
+//   w F32                                        gemm_f32      f32 FMA, tiles in shared memory
+//   w BF16 or MXFP4                              gemm_mma      bf16 tensor cores, x as the sum of two bf16
+//   every other w                                gemm_mma      f16 tensor cores, x scaled by row, then f16
+// Where tensor cores do not take bf16 (sm_75), BF16 goes to gemm_f32 and MXFP4 to matvec: slower, more exact.
+#pragma once
+
+#include "kernels/cuda/dequant.cuh"
+
+namespace trimtok::cuda {
+
+// Rows of x up to which reading the stored weights once per four rows beats a tile of 32.
+constexpr int64_t kVecRows = 8;
+
+Status matvec(const ExecContext& ctx, const MatmulArgs& a);
+Status matvec_dense(const ExecContext& ctx, const MatmulArgs& a);
+Status gemm_f32(const ExecContext& ctx, const MatmulArgs& a);
+Status gemm_mma(const ExecContext& ctx, const MatmulArgs& a);
+
+// out[t][n] from x[t] . w[n]: bias, activation, residual.
+__device__ __forceinline__ void finish_output(const MatmulArgs& a, int64_t t, int64_t n, float sum) {
+  if (a.bias != nullptr) sum += a.bias[n];
+  float y = activate(a.act, sum);
+  if (a.residual.data != nullptr) y += row_of<float>(a.residual, t)[n];
+  row_of<float>(a.out, t)[n] = y;
+}
+
+}  // namespace trimtok::cuda

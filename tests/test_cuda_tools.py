@@ -1,0 +1,95 @@
+"""The tools around the CUDA kernels can fail: gates see what they look for, the model's numbers are right."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+import cuda_gates  # noqa: E402
+import cuda_model  # noqa: E402
+import gpu_report  # noqa: E402
+
+GEMM = "_ZN7trimtok4cuda15gemm_mma_kernelEv"
+REPORT = """ptxas info    : Compiling entry function '{name}' for 'sm_{arch}'
+ptxas info    : Function properties for {name}
+    {stack} bytes stack frame, {spill} bytes spill stores, {spill} bytes spill loads
+ptxas info    : Used {registers} registers, used 1 barriers, {shared} bytes smem, 400 bytes cmem[0]
+"""
+
+
+def entry(arch: int = 80, stack: int = 0, spill: int = 0, name: str = GEMM) -> str:
+    return REPORT.format(name=name, arch=arch, stack=stack, spill=spill, registers=70, shared=20480)
+
+
+def test_report_of_ptxas_is_read() -> None:
+    kernels = cuda_gates.read_report("gemm.cu", entry() + entry(90, 16, 8) + entry(80, name="_Z5otherv"))
+    assert set(kernels) == {GEMM, "_Z5otherv"}
+    assert kernels[GEMM].on[80] == cuda_gates.Entry(70, 20480, 0, 0)
+    assert kernels[GEMM].on[90] == cuda_gates.Entry(70, 20480, 16, 16)
+
+
+def test_gates_find_spills_local_memory_and_missing_tensor_cores() -> None:
+    kernels = cuda_gates.read_report("gemm.cu", entry(80) + entry(90, 16, 8))
+    kernel = kernels[GEMM]
+    kernel.name = "gemm_mma_kernel<1, 0, TileShape<128, 128, 32>>"
+    kernel.on[90].instructions.update(["HMMA", "LDSM", "LDGSTS"])
+    kernel.on[80].instructions.update(["HMMA", "LDSM"])
+    found = cuda_gates.findings([kernel])
+    assert len(found) == 3
+    assert "sm_80 has no LDGSTS" in found[0]
+    assert "sm_90 spills 16 bytes" in found[1]
+    assert "sm_90 uses 16 bytes of local memory" in found[2]
+
+
+@pytest.mark.parametrize(
+    ("registers", "shared", "threads", "arch", "percent"),
+    [  # from NVIDIA's cuda_occupancy.h
+        (70, 20480, 128, 80, 44),
+        (128, 27648, 128, 80, 25),
+        (32, 0, 256, 80, 100),
+        (40, 0, 256, 86, 100),
+        (255, 0, 256, 90, 12),
+        (16, 0, 32, 80, 50),
+    ],
+)
+def test_occupancy(registers: int, shared: int, threads: int, arch: int, percent: int) -> None:
+    share = cuda_gates.occupancy(cuda_gates.Entry(registers, shared), threads, 0, cuda_gates.GPUS[arch])
+    assert round(100 * share) == percent
+
+
+def test_names_are_readable() -> None:
+    mangled = (
+        "_ZN7trimtok4cuda43_GLOBAL__N__8840494d_10_convert_cu_0da039d9"
+        "20convert_dense_kernelILNS_5DtypeE30EEEvNS_15ConvertRowsArgsE"
+    )
+    assert cuda_gates.demangle([mangled]) in (["convert_dense_kernel<30>"], [mangled])
+
+
+def test_model_knows_what_bounds_a_call() -> None:
+    gpu = cuda_model.H100
+    assert cuda_model.seconds("add", "T=576 D=1024", 3.35e9, 0, gpu) == (1e-3, "memory")
+    square = 2.0 * 4096**3
+    assert cuda_model.seconds("matmul", "T=4096 N=4096 K=4096 F16", 1e6, square, gpu)[1] == "tensor"
+    one = cuda_model.seconds("matmul", "T=4096 N=4096 K=4096 Q4_K", 1e6, square, gpu)[0]
+    two = cuda_model.seconds("matmul", "T=4096 N=4096 K=4096 BF16", 1e6, square, gpu)[0]
+    assert two == pytest.approx(2 * one)  # two terms of x
+    assert cuda_model.seconds("matmul", "T=4096 N=4096 K=4096 F32", 1e6, square, gpu)[1] == "f32"
+
+
+def test_report_reads_what_the_harness_prints() -> None:
+    line = "PASS cuda add served_by=cuda cases=94 failures=0 worst=0.00"
+    match = gpu_report.PASS_LINE.search(f"noise\n{line}\n")
+    assert match is not None
+    assert match.groups() == ("PASS", "cuda", "add", "cuda", "94", "0", "0.00")
+    bench = (
+        "cuda    matmul       T=1 N=2048 K=2048 Q4_0             threads=1       12.34 us   191.20 GB/s"
+        "    680.10 GFLOP/s served_by=cuda"
+    )
+    assert gpu_report.BENCH_LINE.findall(bench) == [
+        ("matmul", "T=1 N=2048 K=2048 Q4_0", "12.34", "191.20", "680.10", "cuda")
+    ]
