@@ -1,7 +1,7 @@
 // matmul: checks, and the choice of kernel that matmul.cuh states.
 //
-// There is no int8 path. It would double the tensor cores' rate for Q8_0 and Q4 formats and round x to 2^-8 of
-// the largest of 32 elements, eight times as coarsely as f16; whether that pays is for a GPU to say.
+// There is no int8 path. It would double the tensor cores' rate for Q8_0 and Q4 formats and round x to 2^-8
+// of the largest of 32 elements, eight times as coarsely as f16; whether that pays is for a GPU to say.
 #include "kernels/cuda/matmul.cuh"
 
 namespace trimtok::cuda {
