@@ -136,10 +136,11 @@ def dependencies(source: Path) -> set[Path]:
 
 
 def key_of(source: Path, version: str) -> str:
-    """Changes when anything does that the machine code of this source depends on."""
+    """Changes when anything does that the machine code of this source depends on: not with comments."""
     digest = hashlib.sha256(version.encode())
     for path in sorted(dependencies(source)):
-        digest.update(path.read_bytes())
+        code = re.sub(r"//[^\n]*", "", path.read_text(encoding="utf-8"))
+        digest.update(" ".join(code.split()).encode())
     return digest.hexdigest()
 
 
