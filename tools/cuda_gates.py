@@ -390,6 +390,9 @@ def main() -> int:
     text = page(kernels, archs, version)
     if args.write:
         PAGE.write_text(text, encoding="utf-8")
+    elif args.check and not PAGE.is_file():
+        bad.append("missing")
+        print(f"{PAGE.name} is not there: run tools/cuda_gates.py --write")
     elif args.check and f"nvcc {version};" not in PAGE.read_text(encoding="utf-8"):
         print(f"{PAGE.name} was written with another nvcc than {version}: not compared")
     elif args.check and PAGE.read_text(encoding="utf-8") != text:
