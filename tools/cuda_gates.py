@@ -71,8 +71,7 @@ class Entry:
 
     registers: int = 0
     shared: int = 0
-    stack: int = 0
-    spills: int = 0
+    stack: int = 0  # bytes of local memory
     instructions: Counter[str] = field(default_factory=Counter)
 
 
@@ -136,26 +135,66 @@ def dependencies(source: Path) -> set[Path]:
     return found
 
 
-def key_of(source: Path, archs: list[int], version: str) -> str:
-    """Changes when anything does that the object file of this source depends on."""
-    digest = hashlib.sha256(f"{version} {archs}".encode())
+def key_of(source: Path, version: str) -> str:
+    """Changes when anything does that the machine code of this source depends on: not with comments."""
+    digest = hashlib.sha256(version.encode())
     for path in sorted(dependencies(source)):
-        digest.update(path.read_bytes())
+        code = re.sub(r"//[^\n]*", "", path.read_text(encoding="utf-8"))
+        digest.update(" ".join(code.split()).encode())
     return digest.hexdigest()
 
 
-def compile_one(nvcc: Path, source: Path, archs: list[int], out: Path) -> str:
-    """Compiles for all architectures, as cmake/cuda.cmake does; returns ptxas' report."""
-    newer = ",".join(f"sm_{arch}" for arch in archs if arch > 75)
-    targets = ["-gencode", "arch=compute_75,code=sm_75"] if 75 in archs else []
-    targets += ["-gencode", f"arch=compute_80,code=[{newer},compute_80]"] if newer else []
-    command = [nvcc, "-std=c++20", "-O3", "-c", source, "-o", out, "-I", ROOT, "-I", ROOT / "kernels/include"]
-    command += ["-Werror", "all-warnings", "-Xcompiler=-Wall,-Wextra,-Werror"]
-    command += ["-Xptxas", "-v", *targets]
+def call(command: list[object], what: str) -> str:
+    """Runs a program of the toolkit; a failure carries its last words."""
     result = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False)
     if result.returncode != 0:
-        raise RuntimeError(f"{source.name}: nvcc failed\n{(result.stdout + result.stderr)[-4000:]}")
-    return result.stdout + result.stderr
+        raise RuntimeError(f"{what} failed\n{(result.stdout + result.stderr)[-4000:]}")
+    return result.stdout
+
+
+def front_of(arch: int) -> int:
+    """Which PTX an architecture is made from, as in cmake/cuda.cmake: the kernels know two kinds."""
+    return 75 if arch < 80 else 80
+
+
+def to_ptx(nvcc: Path, source: Path, folder: Path) -> None:
+    """The front end's part: an object file with PTX, and the PTX as text."""
+    if (folder / "kernel.o").is_file():  # written last
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [
+        nvcc,
+        "-std=c++20",
+        "-O3",
+        "-c",
+        source,
+        "-o",
+        folder / "half.o",
+        "--keep",
+        "--keep-dir",
+        folder,
+    ]
+    command += ["-I", ROOT, "-I", ROOT / "kernels/include", "-Werror", "all-warnings"]
+    command += ["-Xcompiler=-Wall,-Wextra,-Werror"]
+    for front in (75, 80):
+        command += ["-gencode", f"arch=compute_{front},code=compute_{front}"]
+    call(command, f"{source.name}: nvcc")
+    for kept in folder.iterdir():
+        if kept.suffix not in (".o", ".ptx", ".cubin"):
+            kept.unlink()
+    (folder / "half.o").rename(folder / "kernel.o")
+
+
+def to_machine_code(nvcc: Path, folder: Path, stem: str, arch: int) -> None:
+    """The back end's part, which takes most of the time."""
+    binary = folder / f"sm_{arch}.cubin"
+    ptx = folder / f"{stem}.compute_{front_of(arch)}.ptx"
+    if binary.is_file() or ".entry" not in ptx.read_text(encoding="utf-8"):
+        return
+    half = folder / f"half_{arch}.cubin"
+    ptxas = nvcc.parent / "ptxas"
+    call([ptxas, "--warning-as-error", f"-arch=sm_{arch}", "-m64", "-O3", ptx, "-o", half], f"{stem}: ptxas")
+    half.rename(binary)
 
 
 def demangle(names: list[str]) -> list[str]:
@@ -179,42 +218,31 @@ def demangle(names: list[str]) -> list[str]:
     return short
 
 
-ENTRY = re.compile(
-    r"Compiling entry function '(\w+)' for 'sm_(\d+)'.*?"
-    r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads.*?"
-    r"Used (\d+) registers(?:[^\n]*?, (\d+) bytes smem)?",
-    re.DOTALL,
-)
+USAGE = re.compile(r"Function (\w+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
 
 
-def read_report(source: str, text: str) -> dict[str, Kernel]:
-    """Kernels by mangled name, from ptxas -v."""
-    kernels: dict[str, Kernel] = {}
-    for mangled, arch, stack, stores, loads, registers, shared in ENTRY.findall(text):
+def read_usage(source: str, arch: int, text: str, kernels: dict[str, Kernel]) -> None:
+    """Registers and memory, from cuobjdump -res-usage. What ptxas spills lies on the stack."""
+    for mangled, registers, stack, shared, local in USAGE.findall(text):
         kernel = kernels.setdefault(mangled, Kernel(source, mangled))
-        kernel.on[int(arch)] = Entry(int(registers), int(shared or 0), int(stack), int(stores) + int(loads))
-    return kernels
+        reserved = 1024 if arch >= 90 and int(shared) >= 1024 else 0  # counted in by ptxas there
+        kernel.on[arch] = Entry(int(registers), int(shared) - reserved, int(stack) + int(local))
 
 
-def read_machine_code(cuobjdump: Path, binary: Path, kernels: dict[str, Kernel]) -> None:
-    """Counts instructions, and finds the block sizes that the PTX promises."""
-
-    def dump(what: str) -> str:
-        command = [str(cuobjdump), what, str(binary)]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-    arch = 0
+def read_instructions(arch: int, text: str, kernels: dict[str, Kernel]) -> None:
+    """Counts, from cuobjdump -sass."""
     entry: Entry | None = None
-    for line in dump("-sass").splitlines():
-        if match := re.match(r"\s*code for sm_(\d+)", line):
-            arch = int(match.group(1))
-        elif match := re.match(r"\s*Function : (\w+)", line):
+    for line in text.splitlines():
+        if match := re.match(r"\s*Function : (\w+)", line):
             kernel = kernels.get(match.group(1))
             entry = kernel.on.get(arch) if kernel else None
         elif entry is not None and (match := re.search(r"\*/\s+(?:@!?\w+\s+)?([A-Z][A-Z0-9]*)", line)):
             entry.instructions[match.group(1)] += 1
-    text = dump("-ptx")
-    for mangled, body in re.findall(r"\.entry (\w+)\((.*?)\{", text, re.DOTALL):
+
+
+def read_bounds(ptx: str, kernels: dict[str, Kernel]) -> None:
+    """The block sizes that __launch_bounds__ promises."""
+    for mangled, body in re.findall(r"\.entry (\w+)\((.*?)\{", ptx, re.DOTALL):
         if mangled in kernels and (bound := re.search(r"\.maxntid (\d+)(?:, (\d+))?(?:, (\d+))?", body)):
             sizes = [int(size) for size in bound.groups() if size]
             kernels[mangled].threads = sizes[0] * (sizes[1] if len(sizes) > 1 else 1)
@@ -249,10 +277,8 @@ def findings(kernels: list[Kernel]) -> list[str]:
     for kernel in kernels:
         for arch, entry in kernel.on.items():
             where = f"{kernel.source}: {kernel.name} on sm_{arch}"
-            if entry.spills:
-                found.append(f"{where} spills {entry.spills} bytes")
             if entry.stack:
-                found.append(f"{where} uses {entry.stack} bytes of local memory")
+                found.append(f"{where} spills, or keeps {entry.stack} bytes in local memory")
             for name, instruction, since in REQUIRED:
                 traps = entry.instructions["BPT"] > 0 and arch < 80  # not for this generation
                 missing = entry.instructions[instruction] == 0 and arch >= since and not traps
@@ -323,37 +349,40 @@ def main() -> int:
     sources = args.sources or sorted(KERNELS.glob("*.cu"))
     archs = sorted(args.arch)
     kernels: list[Kernel] = []
-    objects: list[Path] = []
     version = nvcc_version(nvcc)
     CACHE.mkdir(parents=True, exist_ok=True)
 
-    def work(source: Path) -> list[Kernel]:
-        binary = CACHE / f"{source.stem}-{key_of(source, archs, version)[:16]}.o"
-        report = binary.with_suffix(".log")
-        if not report.is_file():  # written last
-            text = compile_one(nvcc, source, archs, binary)
-            report.write_text(text, encoding="utf-8")
-        objects.append(binary)
-        found = read_report(source.name, report.read_text(encoding="utf-8"))
-        read_machine_code(cuobjdump, binary, found)
+    folders = {source: CACHE / f"{source.stem}-{key_of(source, version)[:16]}" for source in sources}
+
+    def read(source: Path) -> list[Kernel]:
+        found: dict[str, Kernel] = {}
+        for arch in archs:
+            binary = folders[source] / f"sm_{arch}.cubin"
+            if binary.is_file():
+                read_usage(source.name, arch, call([cuobjdump, "-res-usage", binary], "cuobjdump"), found)
+                read_instructions(arch, call([cuobjdump, "-sass", binary], "cuobjdump"), found)
+        read_bounds((folders[source] / f"{source.stem}.compute_80.ptx").read_text(encoding="utf-8"), found)
         mine = list(found.values())
         for kernel, name in zip(mine, demangle([k.name for k in mine]), strict=True):
             kernel.name = name
+        print(f"{source.name}: {len(mine)} kernels", flush=True)
         return mine
 
     with ThreadPoolExecutor(args.jobs) as pool:
         try:
-            for mine in pool.map(work, sources):
+            list(pool.map(lambda source: to_ptx(nvcc, source, folders[source]), sources))
+            tasks = [(source, arch) for arch in archs for source in sources]
+            list(pool.map(lambda t: to_machine_code(nvcc, folders[t[0]], t[0].stem, t[1]), tasks))
+            for mine in pool.map(read, sources):
                 kernels += mine
-                names = sorted({k.source for k in mine})
-                print(f"{', '.join(names) or 'no kernel'}: {len(mine)} kernels, {len(archs)} architectures")
         except RuntimeError as error:
             print(error, file=sys.stderr)
             return 1
     bad = findings(kernels)
     if args.link is not None:
         try:
-            print(f"linked with {args.link}: {link(args.link, objects, nvcc)}")
+            linked = [folder / "kernel.o" for folder in folders.values()]
+            print(f"linked with {args.link}: {link(args.link, linked, nvcc)}")
         except RuntimeError as error:
             bad.append(str(error))
     for line in bad:
@@ -361,6 +390,9 @@ def main() -> int:
     text = page(kernels, archs, version)
     if args.write:
         PAGE.write_text(text, encoding="utf-8")
+    elif args.check and not PAGE.is_file():
+        bad.append("missing")
+        print(f"{PAGE.name} is not there: run tools/cuda_gates.py --write")
     elif args.check and f"nvcc {version};" not in PAGE.read_text(encoding="utf-8"):
         print(f"{PAGE.name} was written with another nvcc than {version}: not compared")
     elif args.check and PAGE.read_text(encoding="utf-8") != text:

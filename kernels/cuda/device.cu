@@ -70,7 +70,8 @@ int32_t device_count(const char** reason) {
   int count = 0;
   const Status status = gpu::check(cudaGetDeviceCount(&count));
   if (status != Status::kOk) count = 0;
-  if (reason != nullptr) *reason = status != Status::kOk ? t_error : count == 0 ? "there is no CUDA device" : "";
+  if (reason != nullptr)
+    *reason = status != Status::kOk ? t_error : count == 0 ? "there is no CUDA device" : "";
   return count;
 }
 
