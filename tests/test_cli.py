@@ -61,7 +61,7 @@ def test_run_json_and_options(golden: Golden) -> None:
     case = golden.cases["one"]
     prompt = golden.raw_prompt(Model(golden.lm), "one")
     args = ["run", golden.lm, "--mmproj", golden.mmproj, *image_flags(golden, "one"), prompt, "--raw"]
-    args.append("--no-pruning")
+    args += ["--no-pruning", "--compute=f32"]
     out = trimtok(
         *args, "--json", "--max-tokens=16", "--threads=1", "--ctx=200", "--kv-dtype=f32", "--seed=3"
     )

@@ -103,7 +103,7 @@ def engine_logits(core: Any, ids: Array, positions: Array | None = None, chunk: 
 @pytest.mark.parametrize("name", SPECS)
 def test_logits_match_numpy(name: str, tmp_path: Path) -> None:
     model = make_model(SPECS[name])
-    core = _core.Model(write_model(model, tmp_path / "tiny.gguf"), kv_dtype="f32", n_threads=2)
+    core = _core.Model(write_model(model, tmp_path / "tiny.gguf"), kv_dtype="f32", compute="f32", n_threads=2)
     ids = prompt_ids()
     expected = numpy_logits(model, embed(model, ids), np.arange(len(ids)))
     for chunk in (1, 7, 64, 512):
@@ -114,7 +114,7 @@ def test_logits_match_numpy(name: str, tmp_path: Path) -> None:
 def test_logits_match_numpy_at_positions_with_gaps(name: str, tmp_path: Path) -> None:
     """Pruned prompts keep their positions: sequence index and position are different things."""
     model = make_model(SPECS[name])
-    core = _core.Model(write_model(model, tmp_path / "tiny.gguf"), kv_dtype="f32", n_threads=1)
+    core = _core.Model(write_model(model, tmp_path / "tiny.gguf"), kv_dtype="f32", compute="f32", n_threads=1)
     ids = prompt_ids(30)
     positions = np.sort(np.random.default_rng(3).choice(5000, len(ids), replace=False))
     expected = numpy_logits(model, embed(model, ids), positions)
@@ -129,7 +129,7 @@ def test_logits_match_numpy_at_positions_with_gaps(name: str, tmp_path: Path) ->
 @pytest.mark.parametrize("name", ["llama-f32", "llama-q8_0-gqa", "qwen2-f16-tied"])
 def test_every_isa(name: str, isa: str, tmp_path: Path) -> None:
     model = make_model(SPECS[name])
-    core = _core.Model(write_model(model, tmp_path / "tiny.gguf"), kv_dtype="f32", n_threads=2)
+    core = _core.Model(write_model(model, tmp_path / "tiny.gguf"), kv_dtype="f32", compute="f32", n_threads=2)
     assert core.info()["isa"] == isa
     ids = prompt_ids()
     expected = numpy_logits(model, embed(model, ids), np.arange(len(ids)))
@@ -149,7 +149,9 @@ def test_kv_dtypes(arch: str, kv_dtype: str, tmp_path: Path) -> None:
     explain half of what the rounding itself changes, which a cache of another type exceeds.
     """
     model = make_model(Spec(arch=arch, head_dim=32, qkv_bias=True))
-    core = _core.Model(write_model(model, tmp_path / "tiny.gguf"), kv_dtype=kv_dtype, n_threads=1)
+    core = _core.Model(
+        write_model(model, tmp_path / "tiny.gguf"), kv_dtype=kv_dtype, compute="f32", n_threads=1
+    )
     rows = embed(model, prompt_ids())
     positions = np.arange(len(rows))
     exact = numpy_logits(model, rows, positions)
@@ -210,7 +212,7 @@ def test_embed_returns_the_stored_rows(qtype: str, tmp_path: Path) -> None:
 
 def test_n_last_returns_the_last_rows(tmp_path: Path) -> None:
     model = make_model(SPECS["llama-f32"])
-    core = _core.Model(write_model(model, tmp_path / "tiny.gguf"), kv_dtype="f32", n_threads=1)
+    core = _core.Model(write_model(model, tmp_path / "tiny.gguf"), kv_dtype="f32", compute="f32", n_threads=1)
     ids = prompt_ids(20)
     rows, positions = core.embed(ids.tolist()), np.arange(20, dtype=np.int32)
     expected = numpy_logits(model, embed(model, ids), positions)
@@ -227,7 +229,7 @@ def test_decoding_one_token_at_a_time_continues_the_prefill(arch: str, tmp_path:
         Spec(arch=arch, qkv_bias=True, other_bias=True, extra_keys=(("context_length", 2048),))
     )
     model.tensors["output.bias"][0][2] = -100.0  # never ends by itself
-    core = _core.Model(write_model(model, tmp_path / "tiny.gguf"), kv_dtype="f32", n_threads=1)
+    core = _core.Model(write_model(model, tmp_path / "tiny.gguf"), kv_dtype="f32", compute="f32", n_threads=1)
     prompt = "seven small words"
     generation = core.generate(
         prompt,

@@ -48,7 +48,7 @@ SPECS = {
 @pytest.mark.parametrize("name", SPECS)
 def test_logits_match_numpy(name: str, tmp_path: Path) -> None:
     model = make_model(SPECS[name], seed=len(name))
-    core = _core.Model(write_model(model, tmp_path / "tiny.gguf"), kv_dtype="f32", n_threads=2)
+    core = _core.Model(write_model(model, tmp_path / "tiny.gguf"), kv_dtype="f32", compute="f32", n_threads=2)
     ids = prompt_ids()
     expected = numpy_logits(model, embed(model, ids), np.arange(len(ids)))
     for chunk in (1, 7, 64, 512):
@@ -58,7 +58,7 @@ def test_logits_match_numpy(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["internlm2", "smollm3", "phi3-partial"])
 def test_every_isa(name: str, isa: str, tmp_path: Path) -> None:
     model = make_model(SPECS[name])
-    core = _core.Model(write_model(model, tmp_path / "tiny.gguf"), kv_dtype="f32", n_threads=2)
+    core = _core.Model(write_model(model, tmp_path / "tiny.gguf"), kv_dtype="f32", compute="f32", n_threads=2)
     assert core.info()["isa"] == isa
     ids = prompt_ids()
     expected = numpy_logits(model, embed(model, ids), np.arange(len(ids)))
@@ -70,7 +70,7 @@ def test_every_isa(name: str, isa: str, tmp_path: Path) -> None:
 def test_positions_with_gaps(name: str, tmp_path: Path) -> None:
     """Pruned prompts keep their positions. The window counts the rows that are left, as transformers does."""
     model = make_model(SPECS[name])
-    core = _core.Model(write_model(model, tmp_path / "tiny.gguf"), kv_dtype="f32", n_threads=1)
+    core = _core.Model(write_model(model, tmp_path / "tiny.gguf"), kv_dtype="f32", compute="f32", n_threads=1)
     ids = prompt_ids(30)
     positions = np.sort(np.random.default_rng(3).choice(5000, len(ids), replace=False))
     expected = numpy_logits(model, embed(model, ids), positions)
@@ -106,7 +106,7 @@ def test_the_limit_of_the_answer_chooses_the_divisors(max_tokens: int, long: boo
     """From the first row on, whatever the prompt alone reaches: keys in the cache keep their angles."""
     model = make_model(phi3((ORIGINAL, 48), WINDOW, longrope=True, other_bias=True))
     model.tensors["output.bias"][0][2] = -100.0  # never ends by itself
-    core = _core.Model(write_model(model, tmp_path / "tiny.gguf"), kv_dtype="f32", n_threads=1)
+    core = _core.Model(write_model(model, tmp_path / "tiny.gguf"), kv_dtype="f32", compute="f32", n_threads=1)
     prompt = "seven small words"
     ids = core.tokenize(prompt)
     generation = core.generate(

@@ -413,7 +413,7 @@ class FakeLoaded(FakeModel):
 
     def info(self) -> dict[str, Any]:
         about = {"lm_path": self.path, "mmproj_path": "", "n_ctx": 64, "device": "cpu", "isa": "avx2"}
-        return about | {"n_threads": 1, "kv_dtype": "f16", "warnings": []}
+        return about | {"n_threads": 1, "kv_dtype": "f16", "compute": "auto", "warnings": []}
 
 
 @pytest.fixture

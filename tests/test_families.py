@@ -307,7 +307,7 @@ def test_chunks_do_not_matter(arch: str, isa: str, tmp_path: Path) -> None:
 
     Without its window Gemma would see everything: the text between the pictures is longer than it.
     """
-    core = _core.Model(decoder(arch).write(tmp_path / "lm.gguf"), kv_dtype="f32", n_threads=2)
+    core = _core.Model(decoder(arch).write(tmp_path / "lm.gguf"), kv_dtype="f32", compute="f32", n_threads=2)
     assert core.info()["isa"] == isa
     rng, n = np.random.default_rng(8), 40
     n_pos = 3 if arch in ("qwen2vl", "qwen3vl") else 1
@@ -330,7 +330,7 @@ def test_gemma_patterns(tmp_path: Path) -> None:
 
     def logits(**keys: Any) -> np.ndarray:
         file = broken(decoder("gemma3", 6), {f"gemma3.{name}": value for name, value in keys.items()})
-        core = _core.Model(file.write(tmp_path / "lm.gguf"), kv_dtype="f32", n_threads=1)
+        core = _core.Model(file.write(tmp_path / "lm.gguf"), kv_dtype="f32", compute="f32", n_threads=1)
         return core.logits(rows, np.arange(30, dtype=np.int32))
 
     default = logits()

@@ -55,7 +55,7 @@ def check_logits(golden: Golden, prefix: str, logits: np.ndarray) -> float:
 
 @pytest.mark.parametrize("case", CASES)
 def test_plan_is_golden(golden: Golden, case: str) -> None:
-    plan = golden.plan(Model(golden.lm), case)
+    plan = golden.plan(Model(golden.lm, compute="f32"), case)
     expected = golden.cases[case]
     placeholder = golden.data["image_placeholder_id"]
     ids: list[int] = []
@@ -77,7 +77,7 @@ def test_plan_is_golden(golden: Golden, case: str) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_logits_are_golden(golden: Golden, case: str, isa: str) -> None:
-    model = Model(golden.lm, kv_dtype="f32")
+    model = Model(golden.lm, compute="f32", kv_dtype="f32")
     assert model.info()["isa"] == isa
     rows, plan = golden.rows(model, case)
     check_logits(golden, f"case_{case}", all_logits(model, rows, plan))
@@ -86,7 +86,7 @@ def test_logits_are_golden(golden: Golden, case: str, isa: str) -> None:
 @pytest.mark.parametrize("kv_dtype", ["f32", "f16"])
 @pytest.mark.parametrize("case", CASES)
 def test_greedy_is_golden(golden: Golden, case: str, kv_dtype: str, isa: str) -> None:
-    result = run(Model(golden.lm, kv_dtype=kv_dtype), golden, case)
+    result = run(Model(golden.lm, compute="f32", kv_dtype=kv_dtype), golden, case)
     expected = golden.cases[case]
     assert result.token_ids == expected["greedy"]["ids"]
     assert result.finish_reason == "length"
@@ -103,7 +103,7 @@ def test_greedy_is_golden(golden: Golden, case: str, kv_dtype: str, isa: str) ->
 @pytest.mark.parametrize("case", CASES)
 def test_chat_template_is_golden(golden: Golden, case: str) -> None:
     messages = golden.chat_messages(case)
-    model = Model(golden.lm)
+    model = Model(golden.lm, compute="f32")
     if messages is None:  # llava15's mixed prompt: generate() keeps the places that the user wrote
         prompt = golden.cases[case]["prompt"].removeprefix("USER: ").removesuffix(" ASSISTANT:")
         result = model.generate(golden.case_images(case), prompt, max_tokens=16, pruning=None)
@@ -114,7 +114,7 @@ def test_chat_template_is_golden(golden: Golden, case: str) -> None:
 
 @pytest.mark.parametrize("kv_dtype", ["f32", "f16"])
 def test_chunk_size_does_not_matter(golden: Golden, kv_dtype: str, isa: str) -> None:
-    model = Model(golden.lm, kv_dtype=kv_dtype)
+    model = Model(golden.lm, compute="f32", kv_dtype=kv_dtype)
     rows, plan = golden.rows(model, "multi")
     whole = all_logits(model, rows, plan, chunk=len(rows))
     assert np.isfinite(whole).all()
@@ -122,7 +122,7 @@ def test_chunk_size_does_not_matter(golden: Golden, kv_dtype: str, isa: str) -> 
     # round the other way, which moves logits no further than the cache's own rounding does.
     limit = 1e-5 * np.abs(whole).max()
     if kv_dtype == "f16":
-        exact = Model(golden.lm, kv_dtype="f32")
+        exact = Model(golden.lm, compute="f32", kv_dtype="f32")
         limit = np.abs(all_logits(exact, rows, plan, chunk=len(rows)) - whole).max()
         # The fixtures' README expects 1e-4 to 2e-3 of an engine that rounds to f16.
         assert 0 < limit < 2e-3 * np.abs(whole).max()
@@ -145,7 +145,7 @@ def pruned_variants(golden: Golden) -> dict[str, str | None]:
 
 
 def test_pruned_rows_and_positions(golden: Golden, isa: str) -> None:
-    model = Model(golden.lm, kv_dtype="f32")
+    model = Model(golden.lm, compute="f32", kv_dtype="f32")
     kept = golden.arrays["pruned_kept_rows"].tolist()
     whole, _ = golden.rows(model, "one")
     for variant, policy in pruned_variants(golden).items():
@@ -166,7 +166,7 @@ def test_pruned_rows_and_positions(golden: Golden, isa: str) -> None:
 @pytest.mark.parametrize("case", ["one", "multi"])
 def test_pruning_in_generate(golden: Golden, case: str, positions: str) -> None:
     """What generate() does is the golden arithmetic on the rows that it reports to have kept."""
-    model = Model(golden.lm, kv_dtype="f32")
+    model = Model(golden.lm, compute="f32", kv_dtype="f32")
     # llava16's 5 x 7 grids with newline rows and the others alike: a share that no grid divides evenly.
     options = Pruning(0.43, selector="random", positions=positions, seed=5).as_model_options()
     generation = model._core.generate(
@@ -190,7 +190,7 @@ def test_pruning_in_generate(golden: Golden, case: str, positions: str) -> None:
 def test_grid_pool_in_generate(name: str, fixtures: Path) -> None:
     """Blocks are averaged with everything that their rows bring along, and lie where their first cell lay."""
     golden = load_golden(fixtures / name)
-    model = Model(golden.lm, kv_dtype="f32")
+    model = Model(golden.lm, compute="f32", kv_dtype="f32")
     options = Pruning(0.5, selector="grid_pool", positions="original")
     result = model.generate(
         golden.case_images("one"), golden.raw_prompt(model, "one"), raw=True, pruning=options, max_tokens=8
@@ -210,7 +210,7 @@ def test_grid_pool_in_generate(name: str, fixtures: Path) -> None:
 
 
 def test_keeping_every_row_changes_nothing(golden: Golden) -> None:
-    model = Model(golden.lm)
+    model = Model(golden.lm, compute="f32")
     whole = golden.plan(model, "multi")
     counts = [golden.data["images"][i]["rows"] for i in golden.cases["multi"]["images"]]
     for policy in ("original", "compact"):
@@ -254,7 +254,7 @@ def check_tower(actual: np.ndarray, expected: np.ndarray) -> None:
 
 def test_tolerance_sees_mistakes(golden: Golden) -> None:
     """The mistakes that can be made outside the tower move the logits as far as the golden file says."""
-    model = Model(golden.lm, kv_dtype="f32")
+    model = Model(golden.lm, compute="f32", kv_dtype="f32")
     rows, plan = golden.rows(model, "one")
     right = all_logits(model, rows, plan)
     runs = [segment for segment in plan["segments"] if "image" in segment]  # of one picture
@@ -279,7 +279,7 @@ def test_tolerance_sees_mistakes(golden: Golden) -> None:
 
 def test_float32_error_is_below_every_listed_mistake(golden: Golden, isa: str) -> None:
     # The smallest of them, tanh instead of erf in the projector, is below the tolerance of the logits.
-    model = Model(golden.lm, kv_dtype="f32")
+    model = Model(golden.lm, compute="f32", kv_dtype="f32")
     rows, plan = golden.rows(model, "one")
     error = check_logits(golden, "case_one", all_logits(model, rows, plan))
     smallest = min(entry["all"] for entry in golden.data["checks"]["sensitivity_case_one"].values())

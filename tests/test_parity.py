@@ -20,6 +20,15 @@ SERVED = re.findall(r"^TT_SERVE\((\w+)\)", (ROOT / "kernels/cpu/simd/served.def"
 RESULT = re.compile(
     r"^(PASS|FAIL) (\w+) (\w+) served_by=(\w+) cases=(\d+) failures=(\d+) worst=\S+$", re.MULTILINE
 )
+# Every table and the one below it, of which it inherits what it has no body for.
+LAYERS = {
+    "avx2": "ref",
+    "avx512": "avx2",
+    "avx512_bf16": "avx512",
+    "neon": "ref",
+    "neon_dot": "neon",
+}
+MATMUL_ONLY = {"avx512_bf16", "neon_dot"}
 CROSS = "aarch64-linux-gnu-"
 
 
@@ -71,6 +80,12 @@ def available_isas(binary: Path) -> list[str]:
     return re.findall(r"^(\w+) available$", run(binary, "--list").stdout, re.MULTILINE)
 
 
+def server(isa: str, op: str) -> str:
+    """The table whose body the table of `isa` must call for an op."""
+    own = op == "matmul" if isa in MATMUL_ONLY else op in SERVED
+    return isa if own or isa == "ref" else server(LAYERS[isa], op)
+
+
 def check_result(result: subprocess.CompletedProcess[str], isa: str, op: str) -> None:
     """One PASS line for exactly this table and op, with cases, served by the table that should."""
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
@@ -79,11 +94,11 @@ def check_result(result: subprocess.CompletedProcess[str], isa: str, op: str) ->
     verdict, table, name, served_by, cases, failures = lines[0]
     assert (verdict, table, name, failures) == ("PASS", isa, op, "0")
     assert int(cases) >= 10
-    assert served_by == (isa if op in SERVED else "ref")
+    assert served_by == server(isa, op)
 
 
 @pytest.mark.parametrize("op", OPS)
-@pytest.mark.parametrize("isa", ["ref", "avx2", "avx512", "neon"])
+@pytest.mark.parametrize("isa", ["ref", *LAYERS])
 def test_table_agrees_with_the_reference(parity: Path, isa: str, op: str) -> None:
     if isa not in available_isas(parity):
         pytest.skip(f"this machine has no {isa}")
@@ -119,7 +134,7 @@ def test_unknown_requests_are_refused(parity: Path, arguments: list[str]) -> Non
 
 
 def test_a_missing_table_is_not_a_pass(parity: Path) -> None:
-    missing = {"avx2", "avx512", "neon"} - set(available_isas(parity))
+    missing = set(LAYERS) - set(available_isas(parity))
     assert missing, "x86 and AArch64 tables in one process?"
     result = run(parity, "--isa", missing.pop(), "--quick")
     assert result.returncode == 2
@@ -178,17 +193,25 @@ def test_neon_under_emulation(neon_parity: Path, op: str) -> None:
     check_result(run("qemu-aarch64", neon_parity, "--isa", "neon", "--op", op, "--quick"), "neon", op)
 
 
+def test_neon_dot_products_under_emulation(neon_parity: Path) -> None:
+    options = ["--isa", "neon_dot", "--op", "matmul", "--quick"]
+    check_result(run("qemu-aarch64", "-cpu", "max", neon_parity, *options), "neon_dot", "matmul")
+    without = run("qemu-aarch64", "-cpu", "cortex-a53", neon_parity, *options)
+    assert without.returncode == 2
+    assert "SKIP neon_dot" in without.stdout
+
+
 def test_neon_objects_have_no_weak_symbols(neon_parity: Path) -> None:
     need(CROSS + "nm")
     objects = isa_objects(ROOT / "build/parity-aarch64")
     debug = build(
         ROOT / "build/weak-aarch64",
-        ["tt_isa_neon"],
+        ["tt_isa_neon", "tt_isa_neon_dot"],
         "-DCMAKE_BUILD_TYPE=Debug",
         "-DCMAKE_SYSTEM_NAME=Linux",
         "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
         f"-DCMAKE_CXX_COMPILER={CROSS}g++",
     )
     objects += isa_objects(debug)
-    assert len(objects) >= 2
+    assert len(objects) >= 4
     assert weak_symbols(objects, CROSS + "nm") == []

@@ -22,7 +22,8 @@ Isa requested_isa() {
 
 }  // namespace
 
-Backend::Backend(const KernelTable* table, int32_t n_threads) : table_(table), pool_(n_threads) {
+Backend::Backend(const KernelTable* table, int32_t n_threads, ComputePolicy compute)
+    : table_(table), compute_(compute), pool_(n_threads) {
   context_.n_threads = n_threads;
   context_.pool = &pool_;
   context_.parallel = [](void* pool, int64_t n_tasks, ExecContext::Task task, void* arg) {
@@ -43,8 +44,36 @@ Backend::Backend(const KernelTable* table, int32_t n_threads) : table_(table), p
   };
 }
 
-std::unique_ptr<Backend> Backend::cpu(int32_t n_threads) {
-  return std::unique_ptr<Backend>(new Backend(cpu_table(requested_isa()), n_threads));
+std::unique_ptr<Backend> Backend::cpu(int32_t n_threads, ComputePolicy compute) {
+  const Isa isa = requested_isa();
+  if (!cpu_serves(isa, compute)) {
+    fail(ErrorCode::kUnsupported,
+         "[compute] \"%s\" has no kernels for the instruction set %s; use \"auto\", \"f32\" or \"int8\"",
+         compute_policy_name(compute), isa_name(isa));
+  }
+  return std::unique_ptr<Backend>(new Backend(cpu_table(isa), n_threads, compute));
+}
+
+const char* compute_policy_name(ComputePolicy policy) {
+  switch (policy) {
+    case ComputePolicy::kAuto:
+      return "auto";
+    case ComputePolicy::kF32:
+      return "f32";
+    case ComputePolicy::kBf16:
+      return "bf16";
+    case ComputePolicy::kInt8:
+      return "int8";
+  }
+  return "unknown";
+}
+
+ComputePolicy compute_policy_from_name(const char* name) {
+  for (const ComputePolicy policy :
+       {ComputePolicy::kAuto, ComputePolicy::kF32, ComputePolicy::kBf16, ComputePolicy::kInt8}) {
+    if (std::strcmp(name, compute_policy_name(policy)) == 0) return policy;
+  }
+  fail(ErrorCode::kInvalidArgument, "[compute] is \"%s\", must be one of auto, f32, bf16, int8", name);
 }
 
 }  // namespace trimtok

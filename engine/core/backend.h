@@ -13,16 +13,26 @@
 
 namespace trimtok {
 
+// "auto", "f32", "bf16", "int8"; throws Error(kInvalidArgument) for another name.
+ComputePolicy compute_policy_from_name(const char* name);
+const char* compute_policy_name(ComputePolicy policy);
+
 class Backend {
  public:
-  // The ISA is the machine's best, or TRIMTOK_CPU_ISA when set (ref, neon, avx2, avx512): asking for one
-  // that the machine or the build lacks is an error. No other environment variable changes results.
-  static std::unique_ptr<Backend> cpu(int32_t n_threads);
+  // The ISA is the machine's best, or TRIMTOK_CPU_ISA when set (a name of isa_name): asking for one that the
+  // machine or the build lacks is an error, as is a policy that the ISA has no bodies for. No other
+  // environment variable changes results.
+  static std::unique_ptr<Backend> cpu(int32_t n_threads, ComputePolicy compute = ComputePolicy::kF32);
 
   const KernelTable& ops() const noexcept { return *table_; }
   const ExecContext& context() const noexcept { return context_; }
   Arena& arena() noexcept { return arena_; }
   int32_t n_threads() const noexcept { return pool_.n_threads(); }
+  ComputePolicy compute() const noexcept { return compute_; }
+  // The rounding that matmul gives `rows` rows of x and weights of this dtype.
+  Compute compute_for(Dtype weight, int64_t rows) const {
+    return cpu_compute(table_->isa, compute_, weight, rows);
+  }
   std::string device() const { return "cpu"; }
   // Bytes of op scratch and activations held now.
   size_t scratch_bytes() const noexcept { return arena_.capacity() + scratch_.size(); }
@@ -34,17 +44,30 @@ class Backend {
     return host.data();
   }
 
-  // Calls an op of the table and turns a bad status into an Error naming the op and `where`.
-#define TT_OP(name, Args)                                     \
-  void name(const Args& args, const char* where) {            \
-    check_status(table_->name(context_, args), #name, where); \
+  // Calls an op of the table and turns a bad status into an Error naming the op and `where`. The compute of a
+  // matmul's arguments is replaced by what the policy says.
+#define TT_OP(name, Args)                                              \
+  void name(const Args& args, const char* where) {                     \
+    check_status(table_->name(context_, resolve(args)), #name, where); \
   }
 #include "trimtok/ops.def"
 #undef TT_OP
 
  private:
-  Backend(const KernelTable* table, int32_t n_threads);
+  Backend(const KernelTable* table, int32_t n_threads, ComputePolicy compute);
+
+  template <typename Args>
+  const Args& resolve(const Args& args) const {
+    return args;
+  }
+  MatmulArgs resolve(const MatmulArgs& args) const {
+    MatmulArgs resolved = args;
+    resolved.compute = compute_for(args.w.dtype, args.x.rows);
+    return resolved;
+  }
+
   const KernelTable* table_;
+  ComputePolicy compute_;
   ThreadPool pool_;
   Arena arena_;
   Buffer scratch_;

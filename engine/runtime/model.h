@@ -22,6 +22,7 @@ struct ModelOptions {
   std::string mmproj;            // empty: find it (see find_model_files)
   std::string device = "auto";   // auto | cpu | cuda
   std::string kv_dtype = "f16";  // f16 | bf16 | q8_0 | f32
+  std::string compute = "auto";  // auto | f32 | bf16 | int8
   int64_t n_ctx = 0;             // 0: the trained context
   int32_t n_threads = 0;         // 0: every CPU this process may use
   size_t image_cache_bytes = 0;  // rows of pictures that are remembered

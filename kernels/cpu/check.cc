@@ -135,6 +135,7 @@ Status check_matmul_args(const MatmulArgs& a) {
   if (!valid_f32(a.out) || !valid_f32(a.x) || !valid_weight(a.w)) return Status::kBadArgument;
   if (a.out.rows != a.x.rows || a.out.cols != a.w.rows || a.x.cols != a.w.cols) return Status::kBadArgument;
   if (!valid_vector(a.bias) || !valid_activation(a.act)) return Status::kBadArgument;
+  if (a.compute < Compute::kF32 || a.compute > Compute::kInt8) return Status::kBadArgument;
   if (a.residual.data == nullptr) return Status::kOk;
   return status(valid_f32(a.residual) && same_shape(a.residual, a.out));
 }

@@ -1,9 +1,17 @@
-// Which tables this machine can run, and the layers they are made of: ref <- avx2 <- avx512, ref <- neon.
+// Which tables this machine can run, and the layers they are made of: ref <- avx2 <- avx512 <- avx512_bf16 <-
+// amx, ref <- neon <- neon_dot.
 #include "kernels/cpu/isa_tables.h"
 #include "trimtok/kernels.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+#if defined(__linux__) && defined(__aarch64__)
+#include <sys/auxv.h>
 #endif
 
 namespace trimtok {
@@ -35,7 +43,30 @@ void install_ref(KernelTable& table) {
 struct X86Features {
   bool avx2 = false;
   bool avx512 = false;
+  bool avx512_bf16 = false;
+  bool amx = false;
+  bool amd = false;
 };
+
+// Tiles are 8 KiB of state that the kernel saves only for processes that asked for it.
+bool ask_for_tiles() {
+#if defined(__linux__)
+  constexpr long kArchReqXcompPerm = 0x1023;
+  constexpr long kXfeatureTileData = 18;
+  return syscall(SYS_arch_prctl, kArchReqXcompPerm, kXfeatureTileData) == 0;
+#else
+  return false;
+#endif
+}
+
+bool is_amd() {
+  uint32_t eax = 0;
+  uint32_t ebx = 0;
+  uint32_t ecx = 0;
+  uint32_t edx = 0;
+  return __get_cpuid(0, &eax, &ebx, &ecx, &edx) != 0 && ebx == signature_AMD_ebx &&
+         ecx == signature_AMD_ecx && edx == signature_AMD_edx;
+}
 
 // The bits of every flag in cmake/isa.cmake, and XCR0: without the operating system's consent to save
 // the wide registers their instructions fault whatever CPUID says.
@@ -59,20 +90,43 @@ X86Features detect_x86() {
   const uint32_t kAvx512 = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
   features.avx512 = features.avx2 && (ebx & kAvx512) == kAvx512 && (ecx & bit_AVX512VNNI) != 0 &&
                     (xcr0 & kAvx512State) == kAvx512State;
+  const uint32_t kTileState = 0x60000;  // tile configuration and data
+  const uint32_t kTiles = bit_AMX_TILE | bit_AMX_BF16;
+  const bool tiles = (edx & kTiles) == kTiles && (xcr0 & kTileState) == kTileState;
+  if (__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) == 0) return features;
+  features.avx512_bf16 = features.avx512 && (eax & bit_AVX512BF16) != 0;
+  features.amx = features.avx512_bf16 && tiles && ask_for_tiles();
+  features.amd = is_amd();
   return features;
 }
 
+const X86Features& x86_features() {
+  static const X86Features kFeatures = detect_x86();
+  return kFeatures;
+}
+
 void add_native_tables(Tables& t) {
-  const X86Features features = detect_x86();
+  const X86Features& features = x86_features();
   if (features.avx2) add_table(t, Isa::kAvx2, Isa::kRef, install_avx2);
   if (features.avx512) add_table(t, Isa::kAvx512, Isa::kAvx2, install_avx512);
+  if (features.avx512_bf16) add_table(t, Isa::kAvx512Bf16, Isa::kAvx512, install_avx512_bf16);
 }
 
 #elif defined(__aarch64__)
 
+bool has_dot_product() {
+#if defined(__linux__)
+  constexpr unsigned long kHwcapAsimdDp = 1ul << 20;
+  return (getauxval(AT_HWCAP) & kHwcapAsimdDp) != 0;
+#else
+  return false;
+#endif
+}
+
 // Advanced SIMD is part of the AArch64 baseline: nothing to ask.
 void add_native_tables(Tables& t) {
   add_table(t, Isa::kNeon, Isa::kRef, install_neon);
+  if (has_dot_product()) add_table(t, Isa::kNeonDot, Isa::kNeon, install_neon_dot);
 }
 
 #else
@@ -95,16 +149,30 @@ const Tables& tables() {
 
 }  // namespace
 
+bool bf16_beats_f32() {
+#if defined(__x86_64__)
+  return x86_features().avx512_bf16 && x86_features().amd;
+#else
+  return false;
+#endif
+}
+
 const char* isa_name(Isa isa) {
   switch (isa) {
     case Isa::kRef:
       return "ref";
     case Isa::kNeon:
       return "neon";
+    case Isa::kNeonDot:
+      return "neon_dot";
     case Isa::kAvx2:
       return "avx2";
     case Isa::kAvx512:
       return "avx512";
+    case Isa::kAvx512Bf16:
+      return "avx512_bf16";
+    case Isa::kAmx:
+      return "amx";
   }
   return "unknown";
 }

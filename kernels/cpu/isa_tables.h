@@ -1,4 +1,4 @@
-// Between dispatch.cc and the ISA files only.
+// Between dispatch.cc, compute.cc and the ISA files only.
 #pragma once
 
 #include "trimtok/kernels.h"
@@ -9,5 +9,13 @@ namespace trimtok {
 void install_avx2(KernelTable& table);
 void install_avx512(KernelTable& table);
 void install_neon(KernelTable& table);
+// These replace matmul only, and hand what they do not do better to the body that they find in the table.
+void install_avx512_bf16(KernelTable& table);
+void install_amx(KernelTable& table);
+void install_neon_dot(KernelTable& table);
+
+// Whether vdpbf16ps multiplies faster than f32 FMA here: twice as fast on AMD, slower on Intel, where it is
+// meant to be used beside AMX. False without AVX512_BF16.
+bool bf16_beats_f32();
 
 }  // namespace trimtok

@@ -48,11 +48,11 @@ RunControl make_control(const std::optional<py::function>& progress) {
 }
 
 ModelPtr load_model(const std::string& path, const std::string& mmproj, const std::string& device,
-                    const std::string& kv_dtype, int64_t n_ctx, int32_t n_threads, size_t image_cache_bytes,
-                    const std::optional<py::function>& progress) {
+                    const std::string& kv_dtype, const std::string& compute, int64_t n_ctx, int32_t n_threads,
+                    size_t image_cache_bytes, const std::optional<py::function>& progress) {
   const RunControl control = make_control(progress);
   py::gil_scoped_release release;
-  return Model::load({path, mmproj, device, kv_dtype, n_ctx, n_threads, image_cache_bytes}, control);
+  return Model::load({path, mmproj, device, kv_dtype, compute, n_ctx, n_threads, image_cache_bytes}, control);
 }
 
 py::object token_text(const Tokenizer& tokenizer, int32_t id) {
@@ -81,6 +81,36 @@ py::dict vision_dict(const TowerInfo& info) {
                   "n_embd"_a = info.n_embd, "weight_bytes"_a = info.weight_bytes);
 }
 
+const char* compute_name(Compute compute) {
+  switch (compute) {
+    case Compute::kF32:
+      return "f32";
+    case Compute::kBf16:
+      return "bf16";
+    case Compute::kInt8:
+      return "int8";
+  }
+  return "unknown";
+}
+
+// {"Q4_K": {"few_rows": "int8", "many_rows": "int8"}, ...} for every type of weight in the model's files.
+py::dict compute_dict(Model& model) {
+  constexpr int64_t kMany = 512;
+  py::dict out;
+  const auto add = [&](const GgufFile& file) {
+    for (const TensorInfo& tensor : file.tensors()) {
+      const DtypeInfo* info = dtype_info(tensor.dtype);
+      if (info->use != DtypeUse::kWeight || tensor.n_dims < 2) continue;
+      out[info->name] =
+          py::dict("few_rows"_a = compute_name(model.backend().compute_for(tensor.dtype, 1)),
+                   "many_rows"_a = compute_name(model.backend().compute_for(tensor.dtype, kMany)));
+    }
+  };
+  add(model.lm_file());
+  if (model.vision_file() != nullptr) add(*model.vision_file());
+  return out;
+}
+
 py::dict model_info(Model& model) {
   const DecoderInfo& decoder = model.decoder().info();
   const Tokenizer& tokenizer = model.tokenizer();
@@ -99,6 +129,8 @@ py::dict model_info(Model& model) {
   out["projector"] = vision != nullptr ? py::object(py::str(vision->projector)) : py::none();
   out["device"] = model.backend().device();
   out["isa"] = isa_name(model.backend().ops().isa);
+  out["compute"] = compute_policy_name(model.backend().compute());
+  out["compute_by_weight"] = compute_dict(model);
   out["n_threads"] = model.backend().n_threads();
   out["n_ctx"] = model.n_ctx();
   out["n_ctx_train"] = decoder.n_ctx_train;
@@ -330,7 +362,8 @@ void bind_model(py::module_& m) {
 
   py::class_<Model, ModelPtr>(m, "Model", "A loaded model; see trimtok_cpp.Model.")
       .def(py::init(&load_model), "path"_a, "mmproj"_a = "", "device"_a = "auto", "kv_dtype"_a = "f16",
-           "n_ctx"_a = 0, "n_threads"_a = 0, "image_cache_bytes"_a = 0, "progress"_a = py::none())
+           "compute"_a = "auto", "n_ctx"_a = 0, "n_threads"_a = 0, "image_cache_bytes"_a = 0,
+           "progress"_a = py::none())
       .def("info", &model_info)
       .def(
           "tokenize",

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/core/backend.h"
 #include "engine/core/error.h"
 #include "engine/core/memory.h"
 #include "engine/core/threads.h"
@@ -138,7 +139,7 @@ py::array_t<float> dequantize(const py::buffer& data, int32_t dtype_id, int64_t 
 }
 
 py::array_t<float> matmul(const F32Array& x, const py::buffer& w, int32_t dtype_id, int64_t n_outputs,
-                          const std::string& isa, int32_t n_threads) {
+                          const std::string& isa, int32_t n_threads, const std::string& compute) {
   const KernelTable& table = table_of(isa);
   if (x.ndim() != 2) {
     fail(ErrorCode::kInvalidArgument, "[x] has %d dimensions, must be float32 [T, K]",
@@ -156,6 +157,7 @@ py::array_t<float> matmul(const F32Array& x, const py::buffer& w, int32_t dtype_
   args.x = ConstMatrix(x.data(), Dtype::kF32, rows, k, k * f32_bytes);
   py::array_t<float> out({rows, n_outputs});
   args.out = Matrix{out.mutable_data(), Dtype::kF32, rows, n_outputs, n_outputs * f32_bytes};
+  args.compute = cpu_compute(table.isa, compute_policy_from_name(compute.c_str()), args.w.dtype, rows);
   const py::gil_scoped_release release;
   Execution execution(n_threads);
   check_status(table.matmul(execution.context, args), "matmul", "ops.matmul");
@@ -184,8 +186,9 @@ void bind_ops(py::module_& m) {
           "not a weight, a size that does not fit, an unknown isa.");
   ops.def(
       "matmul", &matmul, py::arg("x"), py::arg("w"), py::arg("dtype_id"), py::arg("n_outputs"),
-      py::arg("isa"), py::arg("n_threads") = 1,
+      py::arg("isa"), py::arg("n_threads") = 1, py::arg("compute") = "f32",
       "x . w^T: x float32 [T, K], w packed rows [n_outputs, K] as bytes or uint8; float32 [T, n_outputs]. "
+      "compute: as for Model. "
       "ValueError as dequantize, or n_threads outside 1 to 512.");
 }
 

@@ -19,7 +19,7 @@ from .bench import as_dict as keep_as_dict
 from .bench import bench_keep, check_plot, synthetic_pictures, table, write_csv, write_plot
 from .eval import command as eval_command
 from .images import load_image
-from .model import DEVICES, KV_DTYPES, Model, _view
+from .model import COMPUTES, DEVICES, KV_DTYPES, Model, _view
 from .prompt import without_pictures
 from .pruning import DEFAULT_PRUNING, SELECTORS, Pruning
 from .stream import Stream
@@ -66,6 +66,7 @@ def _load(args: argparse.Namespace, bar: _ProgressBar, **options: Any) -> Model:
         n_ctx=args.ctx,
         n_threads=args.threads,
         kv_dtype=args.kv_dtype,
+        compute=args.compute,
         **options,
     )
     bar.clear()
@@ -297,6 +298,7 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument("--ctx", type=_positive, metavar="N", help="rows of context (default: as trained)")
     load.add_argument("--threads", type=_positive, metavar="N", help="default: every CPU")
     load.add_argument("--kv-dtype", choices=KV_DTYPES, default="f16")
+    load.add_argument("--compute", choices=COMPUTES, default="auto", help="precision of matrix products")
 
     demonstration = commands.add_parser("demo", help="see the small model that comes along answer and prune")
     demo.add_arguments(demonstration)

@@ -40,6 +40,7 @@ _MAX_INT32 = 2**31 - 1
 _TINY = 1.2e-38  # smallest normal float32, the engine's type for these numbers
 DEVICES = ("auto", "cpu", "cuda")
 KV_DTYPES = ("f16", "bf16", "q8_0", "f32")
+COMPUTES = ("auto", "f32", "bf16", "int8")
 
 
 class Model:
@@ -57,6 +58,7 @@ class Model:
         n_ctx: int | None = None,
         n_threads: int | None = None,
         kv_dtype: str = "f16",
+        compute: str = "auto",
         seed: int | None = None,
         image_cache_mb: int = 128,
     ) -> None:
@@ -68,6 +70,9 @@ class Model:
         n_ctx: rows of context, pictures and answer included; None is the trained context.
         n_threads: None is every CPU that this process may use.
         kv_dtype: type of the key/value cache: "f16", "bf16", "q8_0" or "f32".
+        compute: what products of weights and activations are rounded to: "f32" not at all, "bf16", "int8"
+        (activations only, against weights stored in blocks of up to 8 bits), or "auto", the quickest for each
+        type of weight; info()["compute_by_weight"] tells its choice, docs/performance.md its price.
         seed: for every generation that names none; None draws a new one each time (Result.seed tells it).
         image_cache_mb: MiB of encoded pictures to remember, so that a picture that comes again (the next turn
         of a chat) is not encoded again; 0 remembers none.
@@ -75,7 +80,7 @@ class Model:
         Raises OSError for files that cannot be read, ModelFormatError for damaged ones, UnsupportedError for
         what this version cannot do, ValueError for a wrong pair and for arguments out of range.
         """
-        self._open(path, mmproj, device, n_ctx, n_threads, kv_dtype, seed, image_cache_mb, None)
+        self._open(path, mmproj, device, n_ctx, n_threads, kv_dtype, compute, seed, image_cache_mb, None)
 
     @classmethod
     def _with_progress(cls, path: str, progress: Progress | None, **options: Any) -> Model:
@@ -87,6 +92,7 @@ class Model:
             "n_ctx": None,
             "n_threads": None,
             "kv_dtype": "f16",
+            "compute": "auto",
             "seed": None,
             "image_cache_mb": 128,
         }
@@ -101,6 +107,7 @@ class Model:
         n_ctx: int | None,
         n_threads: int | None,
         kv_dtype: str,
+        compute: str,
         seed: int | None,
         image_cache_mb: int,
         progress: Progress | None,
@@ -111,6 +118,7 @@ class Model:
             mmproj="" if mmproj is None else _file("mmproj", mmproj),
             device=_choice("device", device, DEVICES),
             kv_dtype=_choice("kv_dtype", kv_dtype, KV_DTYPES),
+            compute=_choice("compute", compute, COMPUTES),
             n_ctx=0 if n_ctx is None else _integer("n_ctx", n_ctx, 1, _MAX_INT32),
             n_threads=0 if n_threads is None else _integer("n_threads", n_threads, 1, 512),
             image_cache_bytes=_integer("image_cache_mb", image_cache_mb, 0, _MAX_INT32) << 20,
@@ -333,7 +341,11 @@ class Model:
         return [load_image(source, index, keep_alpha=keep_alpha) for index, source in enumerate(sources)]
 
     def info(self) -> dict[str, Any]:
-        """What was loaded: architecture, sizes, files, device, chat template, warnings of the loader."""
+        """What was loaded: architecture, sizes, files, device, chat template, warnings of the loader.
+
+        compute_by_weight: for every type of weight, what its products are rounded to with few rows of
+        activations (answers being written) and with many (prompts and pictures).
+        """
         return {key: value for key, value in self._core.info().items() if key != "special_texts"}
 
     def cancel(self) -> None:

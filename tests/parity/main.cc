@@ -27,7 +27,7 @@ void on_fault(int) {
 int usage() {
   std::fprintf(
       stderr,
-      "usage: trimtok_parity [--isa ref|neon|avx2|avx512] [--op NAME] [--seed N] [--quick] [--list]\n"
+      "usage: trimtok_parity [--isa NAME] [--op NAME] [--seed N] [--quick] [--list]\n"
       "                      [--plant tail|guard|threads|half] [--bench [--threads N]]\n");
   return 2;
 }

@@ -77,7 +77,12 @@ void fill_input(Tensor& x, Rng& rng, int kind) {
   }
 }
 
-void check_dtype(Suite& s, Dtype dtype) {
+const char* compute_name(Compute compute) {
+  return compute == Compute::kF32 ? "f32" : compute == Compute::kBf16 ? "bf16" : "int8";
+}
+
+// Both sides round their operands alike, so what may differ is what may differ in f32.
+void check_dtype(Suite& s, Dtype dtype, Compute compute) {
   const DtypeInfo& info = *dtype_info(dtype);
   int variant = 0;
   for (const Shape& shape : shapes(info.block_elems)) {
@@ -86,9 +91,9 @@ void check_dtype(Suite& s, Dtype dtype) {
     const int residual_kind = variant % 5 == 1 ? 1 : variant % 5 == 3 ? 2 : 0;  // 1: own memory, 2: in place
     const int input_kind = variant % 7 % 3;
     ++variant;
-    if (!s.begin_case("%s T=%d N=%d K=%d bias=%d act=%d residual=%s input=%d", info.name,
-                      static_cast<int>(shape.t), static_cast<int>(shape.n), static_cast<int>(shape.k), biased,
-                      static_cast<int>(act),
+    if (!s.begin_case("%s %s T=%d N=%d K=%d bias=%d act=%d residual=%s input=%d", info.name,
+                      compute_name(compute), static_cast<int>(shape.t), static_cast<int>(shape.n),
+                      static_cast<int>(shape.k), biased, static_cast<int>(act),
                       residual_kind == 0   ? "none"
                       : residual_kind == 1 ? "own"
                                            : "out",
@@ -107,6 +112,8 @@ void check_dtype(Suite& s, Dtype dtype) {
     const Tensor& out = residual_kind == 2 ? residual : own_out;
     const float* bias_data = biased ? bias.f32(0) : nullptr;
     const auto magnitude = magnitudes(x, w, bias_data, residual_kind == 0 ? nullptr : &residual);
+    // bf16 units take tiny products for zeros.
+    const double flushed = compute == Compute::kBf16 ? static_cast<double>(shape.k) * 0x1p-126 : 0.0;
     const double allowance = tolerance(Op::k_matmul) * (1.0 + 0.5 * std::sqrt(static_cast<double>(shape.k)));
     s.compare<MatmulArgs>(
         &KernelTable::matmul, out,
@@ -117,13 +124,54 @@ void check_dtype(Suite& s, Dtype dtype) {
           args.w = w.matrix();
           args.bias = bias_data;
           args.act = act;
+          args.compute = compute;
           if (residual_kind == 1) args.residual = residual.matrix();
           if (residual_kind == 2) args.residual = m;
           return args;
         },
         [&](int64_t t, int64_t n, double) {
-          return allowance * magnitude[static_cast<size_t>(t * shape.n + n)];
+          return allowance * magnitude[static_cast<size_t>(t * shape.n + n)] + flushed;
         });
+  }
+}
+
+// A NaN in x makes its whole row of outputs NaN and no other, whatever hides behind scales and sums.
+void check_nan(Suite& s, Dtype dtype, Compute compute) {
+  for (const int64_t rows : {3, 40}) {
+    if (!s.begin_case("%s %s T=%d, a NaN in x", dtype_info(dtype)->name, compute_name(compute),
+                      static_cast<int>(rows))) {
+      continue;
+    }
+    Tensor x(kF32, rows, 512, s.next_layout());
+    x.fill_normal(s.rng());
+    x.f32(rows / 2)[300] = std::numeric_limits<float>::quiet_NaN();
+    Tensor w(dtype, 9, 512, s.next_layout());
+    w.fill_weight(s.rng());
+    const Tensor out(kF32, rows, 9, s.next_layout());
+    const auto magnitude = magnitudes(x, w, nullptr, nullptr);
+    s.compare<MatmulArgs>(
+        &KernelTable::matmul, out,
+        [&](const Matrix& m) {
+          MatmulArgs args;
+          args.out = m;
+          args.x = x.matrix();
+          args.w = w.matrix();
+          args.compute = compute;
+          return args;
+        },
+        [&](int64_t t, int64_t n, double) {
+          return 13.0 * tolerance(Op::k_matmul) * magnitude[static_cast<size_t>(t * 9 + n)];
+        },
+        true);
+  }
+}
+
+void check_all(Suite& s, Dtype dtype) {
+  for (const Compute compute : {Compute::kF32, Compute::kBf16, Compute::kInt8}) {
+    if (compute == Compute::kInt8 && dtype_info(dtype)->block_elems == 1) continue;
+    if (compute == Compute::kBf16 && !cpu_serves(s.table().isa, ComputePolicy::kBf16)) continue;
+    check_dtype(s, dtype, compute);
+    check_nan(s, dtype, compute);
   }
 }
 
@@ -137,7 +185,7 @@ void check_rejections(Suite& s) {
   good.out = out.matrix();
   good.x = x.matrix();
   good.w = w.matrix();
-  for (int kind = 0; kind < 10; ++kind) {
+  for (int kind = 0; kind < 11; ++kind) {
     MatmulArgs bad = good;
     if (kind == 0) bad.w.cols = 32;
     if (kind == 1) bad.w.rows = 4;
@@ -148,6 +196,7 @@ void check_rejections(Suite& s) {
     if (kind == 6) bad.w.stride = 35;
     if (kind == 7) bad.residual = x.matrix();
     if (kind == 8) bad.w.data = nullptr;
+    if (kind == 10) bad.compute = static_cast<Compute>(3);
     if (kind == 9) bad.x.cols = bad.w.cols = 63;
     s.expect_rejected(&KernelTable::matmul, out, bad);
   }
@@ -157,7 +206,7 @@ void check_rejections(Suite& s) {
 
 void check_matmul(Suite& s) {
 #define TT_DTYPE(name, id, block_elems, block_bytes, use) \
-  if (DtypeUse::use == DtypeUse::kWeight) check_dtype(s, Dtype::k##name);
+  if (DtypeUse::use == DtypeUse::kWeight) check_all(s, Dtype::k##name);
 #include "trimtok/dtypes.def"
 #undef TT_DTYPE
   if (s.begin_case("bad arguments")) check_rejections(s);

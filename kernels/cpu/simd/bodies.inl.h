@@ -7,6 +7,7 @@
 // clang-format off
 #include "kernels/cpu/simd/vec.h"
 #include "kernels/cpu/simd/quants.inl.h"
+#include "kernels/cpu/simd/quant_bytes.inl.h"
 #include "kernels/cpu/simd/math.inl.h"
 #include "kernels/cpu/simd/rows.inl.h"
 #include "kernels/cpu/simd/gather.inl.h"

@@ -1,26 +1,24 @@
-// Many rows of x (prefill, vision towers). x is packed once into panels of at most kMr rows, [k][row]; a task
-// owns a block of outputs, decodes its weights one K block at a time into strips of kNr outputs, [k][output],
-// and multiplies. Every output is summed in one fixed order (K blocks in turn, k in turn inside), so the
-// cut into tasks, panels and threads never changes a result.
+// Many rows of x (prefill, vision towers), for every precision. Rows of x and of w become words of 32 bits,
+// one K block at a time: one f32, two bf16 or four int8 each, then words of scales where there are any. Words
+// are packed transposed, x once into panels, [word][row], and w by the task that owns a block of outputs into
+// strips that stay in L1, [word][output]; a micro-kernel broadcasts the words of a panel against vectors of a
+// strip. Every output is summed in one fixed order (K blocks in turn, words in turn inside), so the cut into
+// tasks, panels and threads never changes a result.
 
-#if defined(__AVX512F__)
-constexpr int kMr = 14;  // 28 accumulators, 2 weights, 1 broadcast of 32 registers
-#elif defined(__AVX2__)
-constexpr int kMr = 6;  // 12 accumulators, 2 weights, 1 broadcast of 16 registers
-#else
-constexpr int kMr = 12;  // 24 accumulators of 32 registers
-#endif
 constexpr int kNv = 2;
 constexpr int kNr = kNv * kLanes;
-constexpr int64_t kKc = 256;                // whole super-blocks; a strip of 256 x 32 f32 is 32 KiB
-constexpr int64_t kDecoded = kKc + 16;      // row stride of decoded weights: rows fall into different L1 sets
-constexpr int64_t kTaskRows = 512;          // rows of x that a task's decoded weights serve
-constexpr int64_t kTaskOutputs = 128;       // outputs of one task
-constexpr int64_t kPackedBytes = 24 << 20;  // packed x beyond this is done in several rounds of rows
+constexpr int64_t kKc = 256;             // one super-block; a strip of 256 x 32 f32 is 32 KiB
+constexpr int64_t kRowWords = kKc + 16;  // between rows of words: they fall into different L1 sets
+constexpr int64_t kTaskRows = 512;       // rows of x that a task's unpacked weights serve
+constexpr int64_t kTaskOutputs = 128;
+constexpr int64_t kPackedBytes = 24 << 20;        // packed x beyond this is done in several rounds of rows
+constexpr int kRowVectors = kLanes == 4 ? 3 : 1;  // of the tallest panel of any precision
+
+struct GemmKernel;
 
 struct GemmJob {
   const MatmulArgs* args;
-  DecodeFn decode;
+  const GemmKernel* kernel;
   int64_t w_block_bytes;  // of kKc weights in a row
   int64_t row0;           // first row of this round
   int64_t rows;
@@ -29,31 +27,44 @@ struct GemmJob {
   int64_t row_tasks;
   int64_t output_tasks;
   float* packed;  // [K block][panel][slot]
-  int64_t slot;   // floats of one panel of one K block
-  float* work;    // per thread: decoded rows, one strip, sums
-  int64_t work_floats;
+  int64_t slot;   // words of one panel of one K block
+  float* work;    // per thread: rows of words, one strip, sums
+  int64_t work_words;
+  float* unpacked;  // per thread: rows of words of x
+};
+
+// sums[rows][kNr] = or += panel^T . strip over kc elements.
+using MultiplyFn = void (*)(const float* panel, const float* strip, int64_t kc, float* sums, bool first);
+
+// One precision. Words may be of any type: only a kernel looks into its own.
+struct GemmKernel {
+  const MultiplyFn* multiply;  // by the panel's rows - 1
+  int max_rows;                // of a panel
+  int64_t x_words;             // of a K block, a multiple of kLanes
+  int64_t w_words;
+  // kc elements to words.
+  void (*x_row)(const GemmKernel& kernel, const float* x, int64_t kc, float* words);
+  void (*w_row)(const GemmKernel& kernel, const void* w, int64_t kc, float* words);
+  DecodeFn decode;  // of w's type
+  int offset;       // of its codes
 };
 
 TT_INLINE int64_t split(int64_t n, int64_t parts, int64_t i) {
   return n * i / parts;
 }
 
-// ---- Packing x. ----
+// ---- Packing. ----
 
-// dst[k][r] = row r of x at column k0 + k, for `rows` <= kMr rows from t and kc columns. Writes up to kLanes
-// floats beyond the last row and whole vectors of columns; the slot has room for both.
-void pack_panel(const ConstMatrix& x, int64_t t, int64_t rows, int64_t k0, int64_t kc, float* dst) {
-  constexpr int kRowVectors = (kMr + kLanes - 1) / kLanes;
-  for (int64_t k = 0; k < kc; k += kLanes) {
+// dst[word][r] = word `word` of row r. Writes up to kLanes words beyond the last row and whole vectors of
+// words; the slot has room for both.
+void pack_panel(const float* words, int64_t rows, int64_t n_words, float* dst) {
+  for (int64_t k = 0; k < n_words; k += kLanes) {
     Vf tile[kRowVectors][kLanes];
-    const int64_t n = imin(kLanes, kc - k);
     TT_UNROLL
     for (int v = 0; v < kRowVectors; ++v) {
       TT_UNROLL
       for (int i = 0; i < kLanes; ++i) {
-        const int64_t r = v * kLanes + i;
-        const float* p = f32_row(x, t + imin(r, rows - 1)) + k0 + k;
-        tile[v][i] = n == kLanes ? vload(p) : vload_n(p, n);
+        tile[v][i] = vload(words + imin(v * kLanes + i, rows - 1) * kRowWords + k);
       }
       vtranspose(tile[v]);
     }
@@ -67,40 +78,45 @@ void pack_panel(const ConstMatrix& x, int64_t t, int64_t rows, int64_t k0, int64
   }
 }
 
-void pack_task(void* arg, int64_t panel, int32_t) {
+void pack_task(void* arg, int64_t panel, int32_t thread) {
   const auto* job = static_cast<const GemmJob*>(arg);
+  const GemmKernel& kernel = *job->kernel;
   const int64_t first = split(job->rows, job->n_panels, panel);
   const int64_t rows = split(job->rows, job->n_panels, panel + 1) - first;
   const int64_t depth = job->args->x.cols;
+  float* words = job->unpacked + thread * kRowVectors * kLanes * kRowWords;
   for (int64_t k = 0; k < depth; k += kKc) {
-    float* dst = job->packed + (k / kKc * job->n_panels + panel) * job->slot;
-    pack_panel(job->args->x, job->row0 + first, rows, k, imin(kKc, depth - k), dst);
+    for (int64_t r = 0; r < rows; ++r) {
+      const float* x = f32_row(job->args->x, job->row0 + first + r) + k;
+      kernel.x_row(kernel, x, imin(kKc, depth - k), words + r * kRowWords);
+    }
+    pack_panel(words, rows, kernel.x_words, job->packed + (k / kKc * job->n_panels + panel) * job->slot);
   }
 }
 
-// ---- Decoding w. ----
-
-// strip[k][i] = w[n0 + i][k0 + k]; outputs beyond the matrix become zeros. Rows are short pieces far apart,
-// which hardware prefetchers do not follow: those of the strip that comes `next` bytes later are asked for.
-void decode_strip(const GemmJob& job, int64_t n0, int64_t k0, int64_t kc, int64_t next, float* rows,
-                  float* strip) {
+// strip[word][i] = word of output n0 + i; outputs beyond the matrix become zeros. Rows are short pieces far
+// apart, which hardware prefetchers do not follow: those of the strip that comes `next` bytes later are asked
+// for.
+void pack_strip(const GemmJob& job, int64_t n0, int64_t k0, int64_t kc, int64_t next, float* rows,
+                float* strip) {
   const ConstMatrix& w = job.args->w;
+  const GemmKernel& kernel = *job.kernel;
   for (int v = 0; v < kNv; ++v) {
     for (int i = 0; i < kLanes; ++i) {
       const int64_t n = n0 + v * kLanes + i;
-      float* row = rows + i * kDecoded;
+      float* row = rows + i * kRowWords;
       if (n < w.rows) {
         const char* p = static_cast<const char*>(w.data) + n * w.stride + k0 / kKc * job.w_block_bytes;
         for (int64_t b = 0; b < job.w_block_bytes; b += 64) prefetch(p, next + b);
-        job.decode(p, kc, row);
+        kernel.w_row(kernel, p, kc, row);
       } else {
         memset(row, 0, kKc * sizeof(float));
       }
     }
-    for (int64_t k = 0; k < kc; k += kLanes) {  // columns beyond kc are never read again
+    for (int64_t k = 0; k < kernel.w_words; k += kLanes) {  // words beyond kc are never read again
       Vf tile[kLanes];
       TT_UNROLL
-      for (int i = 0; i < kLanes; ++i) tile[i] = vload(rows + i * kDecoded + k);
+      for (int i = 0; i < kLanes; ++i) tile[i] = vload(rows + i * kRowWords + k);
       vtranspose(tile);
       TT_UNROLL
       for (int i = 0; i < kLanes; ++i) vstore(strip + (k + i) * kNr + v * kLanes, tile[i]);
@@ -108,49 +124,7 @@ void decode_strip(const GemmJob& job, int64_t n0, int64_t k0, int64_t kc, int64_
   }
 }
 
-// ---- Multiplying. ----
-
-// sums[kRows][kNr] (+)= panel^T . strip over kc columns.
-template <int kRows>
-void multiply(const float* panel, const float* strip, int64_t kc, float* sums, bool first) {
-  Vf acc[kRows][kNv];
-  TT_UNROLL
-  for (int r = 0; r < kRows; ++r) {
-    TT_UNROLL
-    for (int v = 0; v < kNv; ++v) acc[r][v] = vzero();
-  }
-  for (int64_t k = 0; k < kc; ++k) {
-    Vf w[kNv];
-    TT_UNROLL
-    for (int v = 0; v < kNv; ++v) w[v] = vload(strip + k * kNr + v * kLanes);
-    TT_UNROLL
-    for (int r = 0; r < kRows; ++r) {
-      const Vf x = vset1(panel[k * kRows + r]);
-      TT_UNROLL
-      for (int v = 0; v < kNv; ++v) acc[r][v] = vfma(x, w[v], acc[r][v]);
-    }
-  }
-  TT_UNROLL
-  for (int r = 0; r < kRows; ++r) {
-    TT_UNROLL
-    for (int v = 0; v < kNv; ++v) {
-      float* p = sums + r * kNr + v * kLanes;
-      vstore(p, first ? acc[r][v] : vadd(vload(p), acc[r][v]));
-    }
-  }
-}
-
-using MultiplyFn = void (*)(const float*, const float*, int64_t, float*, bool);
-constexpr MultiplyFn kMultiply[] = {
-    multiply<1>,  multiply<2>,  multiply<3>, multiply<4>,  multiply<5>,  multiply<6>,
-#if !defined(__AVX2__) || defined(__AVX512F__)
-    multiply<7>,  multiply<8>,  multiply<9>, multiply<10>, multiply<11>, multiply<12>,
-#endif
-#if defined(__AVX512F__)
-    multiply<13>, multiply<14>,
-#endif
-};
-static_assert(sizeof(kMultiply) / sizeof(kMultiply[0]) == kMr);
+// ---- The op. ----
 
 void gemm_task(void* arg, int64_t task, int32_t thread) {
   const auto* job = static_cast<const GemmJob*>(arg);
@@ -162,8 +136,8 @@ void gemm_task(void* arg, int64_t task, int32_t thread) {
   const int64_t panel1 = split(job->n_panels, job->row_tasks, row_task + 1);
   const int64_t strip0 = split(job->n_strips, job->output_tasks, output_task);
   const int64_t strip1 = split(job->n_strips, job->output_tasks, output_task + 1);
-  float* rows = job->work + thread * job->work_floats;
-  float* strip = rows + kLanes * kDecoded;
+  float* rows = job->work + thread * job->work_words;
+  float* strip = rows + kLanes * kRowWords;
   float* sums = strip + kKc * kNr;
   const int64_t base = split(job->rows, job->n_panels, panel0);
   const int64_t height = split(job->rows, job->n_panels, panel1) - base;
@@ -174,13 +148,13 @@ void gemm_task(void* arg, int64_t task, int32_t thread) {
     for (int64_t s = strip0; s < strip1; ++s) {
       const int64_t next =
           s + 1 < strip1 ? kNr * a.w.stride : job->w_block_bytes - (s - strip0) * kNr * a.w.stride;
-      decode_strip(*job, s * kNr, k, kc, next, rows, strip);
+      pack_strip(*job, s * kNr, k, kc, next, rows, strip);
       for (int64_t p = panel0; p < panel1; ++p) {
         const int64_t first = split(job->rows, job->n_panels, p);
         const int64_t n_rows = split(job->rows, job->n_panels, p + 1) - first;
         const float* panel = job->packed + (k / kKc * job->n_panels + p) * job->slot;
         float* c = sums + ((s - strip0) * height + first - base) * kNr;
-        kMultiply[n_rows - 1](panel, strip, kc, c, k == 0);
+        job->kernel->multiply[n_rows - 1](panel, strip, kc, c, k == 0);
         if (!last) continue;
         for (int64_t r = 0; r < n_rows; ++r) {
           finish_row(a, job->row0 + first + r, s * kNr, c + r * kNr, imin(kNr, a.w.rows - s * kNr));
@@ -193,13 +167,13 @@ void gemm_task(void* arg, int64_t task, int32_t thread) {
 // Tasks as large as the caches like, then smaller until every thread has several.
 void plan_tasks(GemmJob& job, int32_t n_threads) {
   int64_t strips = imax(1, kTaskOutputs / kNr);
-  int64_t panels = kTaskRows / kMr;
+  int64_t panels = kTaskRows / job.kernel->max_rows;
   job.row_tasks = ceil_div(job.n_panels, panels);
   job.output_tasks = ceil_div(job.n_strips, strips);
   while (n_threads > 1 && job.row_tasks * job.output_tasks < 8 * n_threads) {
     if (strips > 1) {
       strips = ceil_div(strips, 2);
-    } else if (panels > 4) {  // fewer rows would be dominated by the decoding that every row task repeats
+    } else if (panels > 4) {  // fewer rows would be dominated by the unpacking that every row task repeats
       panels = ceil_div(panels, 2);
     } else {
       break;
@@ -208,36 +182,49 @@ void plan_tasks(GemmJob& job, int32_t n_threads) {
     job.output_tasks = ceil_div(job.n_strips, strips);
   }
   const int64_t width = ceil_div(job.n_strips, job.output_tasks) * kNr;
-  const int64_t height = ceil_div(job.n_panels, job.row_tasks) * kMr;
-  job.work_floats = kLanes * kDecoded + kKc * kNr + width * height;
+  const int64_t height = ceil_div(job.n_panels, job.row_tasks) * job.kernel->max_rows;
+  job.work_words = kLanes * kRowWords + kKc * kNr + width * height;
 }
 
-Status gemm(const ExecContext& ctx, const MatmulArgs& a) {
+int64_t panel_slot(const GemmKernel& kernel) {
+  return round_up(kernel.x_words * kernel.max_rows + kLanes, 16);
+}
+
+// Memory for packed x and, per thread, what job->work_words asks for. False where there is none.
+bool take_scratch(const ExecContext& ctx, int64_t packed_words, GemmJob* job) {
+  const int64_t unpacked_words = ctx.n_threads * kRowVectors * kLanes * kRowWords;
+  const int64_t words = packed_words + unpacked_words + ctx.n_threads * job->work_words;
+  job->packed = static_cast<float*>(get_scratch(ctx, static_cast<size_t>(words) * sizeof(float)));
+  if (job->packed == nullptr) return false;
+  job->unpacked = job->packed + packed_words;
+  job->work = job->unpacked + unpacked_words;
+  return true;
+}
+
+Status gemm(const ExecContext& ctx, const MatmulArgs& a, const GemmKernel& kernel) {
   GemmJob job;
   job.args = &a;
-  job.decode = decode_fn(a.w.dtype);
+  job.kernel = &kernel;
   job.w_block_bytes = row_bytes(a.w.dtype, kKc);
   job.n_strips = ceil_div(a.w.rows, kNr);
   const int64_t depth = a.x.cols;
   const int64_t k_blocks = ceil_div(depth, kKc);
-  job.slot = round_up(round_up(imin(depth, kKc), kLanes) * kMr + kLanes, 16);
-  const int64_t rounds = ceil_div(a.x.rows, imax(kTaskRows / 4, kPackedBytes / 4 / depth));
+  job.slot = panel_slot(kernel);
+  const int64_t row_words = kernel.x_words * k_blocks;
+  const int64_t rounds = ceil_div(a.x.rows, imax(kTaskRows / 4, kPackedBytes / 4 / row_words));
   const int64_t max_rows = ceil_div(a.x.rows, rounds);
 
   // Sized for the largest round; a smaller one never needs more.
   job.rows = max_rows;
-  job.n_panels = ceil_div(max_rows, kMr);
+  job.n_panels = ceil_div(max_rows, kernel.max_rows);
   plan_tasks(job, ctx.n_threads);
-  const int64_t packed_floats = k_blocks * job.n_panels * job.slot;
-  const int64_t floats = packed_floats + ctx.n_threads * job.work_floats;
-  job.packed = static_cast<float*>(get_scratch(ctx, static_cast<size_t>(floats) * sizeof(float)));
-  if (job.packed == nullptr) return Status::kOutOfMemory;
-  job.work = job.packed + packed_floats;
+  const int64_t packed_words = k_blocks * job.n_panels * job.slot;
+  if (!take_scratch(ctx, packed_words, &job)) return Status::kOutOfMemory;
 
   for (int64_t round = 0; round < rounds; ++round) {
     job.row0 = split(a.x.rows, rounds, round);
     job.rows = split(a.x.rows, rounds, round + 1) - job.row0;
-    job.n_panels = ceil_div(job.rows, kMr);
+    job.n_panels = ceil_div(job.rows, kernel.max_rows);
     run_tasks(ctx, job.n_panels, pack_task, &job);
     run_tasks(ctx, job.row_tasks * job.output_tasks, gemm_task, &job);
   }

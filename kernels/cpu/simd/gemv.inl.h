@@ -1,11 +1,8 @@
 // Few rows of x (decode steps): dot products straight from the stored blocks, at memory speed. Each group's
 // codes are multiplied with x unscaled, then the sum is scaled once; mins meet sums of x taken once per op.
 
-constexpr int kMaxCols = 4;            // rows of x that one pass over the weights serves
-constexpr int64_t kAhead = 4096;       // bytes: hardware prefetchers stop at the page's end
 constexpr int64_t kFloatsInL1 = 8192;  // of x: 32 KiB
 constexpr int kMaxRows = 8;            // rows of weights that one dot product serves
-constexpr int kRowsAtOnce = 32;  // outputs between two epilogues: their weights stay in L2 for the next pass
 
 struct GemvJob {
   const MatmulArgs* args;
@@ -246,11 +243,7 @@ Status gemv(const ExecContext& ctx, const MatmulArgs& a) {
   gemv_prepare(job, x, sums);
   job.x = x;
   job.sums = sums;
-  // Eight tasks a thread level out foreign load; below some 100k products a hand-out costs more than it
-  // saves.
-  const int64_t share = ceil_div(a.w.rows, ctx.n_threads > 1 ? 8 * ctx.n_threads : 1);
-  const int64_t least = ceil_div(100000, imax(1, a.w.cols * a.x.rows));
-  job.rows_per_task = round_up(imax(share, least), kRowsAtOnce);
+  job.rows_per_task = gemv_rows_per_task(ctx, a);
   run_tasks(ctx, ceil_div(a.w.rows, job.rows_per_task), gemv_task, &job);
   return Status::kOk;
 }

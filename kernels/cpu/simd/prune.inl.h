@@ -170,15 +170,15 @@ void gram_task(void* arg, int64_t task, int32_t thread) {
   const int64_t n_strips = job.n_strips - gram_job->first_strip;
   const int64_t strip0 = gram_job->first_strip + split(n_strips, gram_job->n_tasks, task);
   const int64_t strip1 = gram_job->first_strip + split(n_strips, gram_job->n_tasks, task + 1);
-  float* rows = job.work + thread * job.work_floats;
-  float* strip = rows + kLanes * kDecoded;
+  float* rows = job.work + thread * job.work_words;
+  float* strip = rows + kLanes * kRowWords;
   float* sums = strip + kKc * kNr;
   for (int64_t k = 0; k < x.cols; k += kKc) {
     const int64_t kc = imin(kKc, x.cols - k);
     for (int64_t s = strip0; s < strip1; ++s) {
       const int64_t next =
           s + 1 < strip1 ? kNr * x.stride : job.w_block_bytes - (s - strip0) * kNr * x.stride;
-      decode_strip(job, s * kNr, k, kc, next, rows, strip);
+      pack_strip(job, s * kNr, k, kc, next, rows, strip);
       const int64_t n_cols = imin(kNr, x.rows - s * kNr);
       for (int64_t p = 0; p < job.n_panels; ++p) {
         const int64_t first = split(job.rows, job.n_panels, p);
@@ -186,7 +186,7 @@ void gram_task(void* arg, int64_t task, int32_t thread) {
         const int64_t n_rows = split(job.rows, job.n_panels, p + 1) - first;
         const float* panel = job.packed + (k / kKc * job.n_panels + p) * job.slot;
         float* c = sums + ((s - strip0) * job.rows + first) * kNr;
-        kMultiply[n_rows - 1](panel, strip, kc, c, k == 0);
+        kMultiplyF32[n_rows - 1](panel, strip, kc, c, k == 0);
         if (k + kc == x.cols) store_tile(job.args->out, job.row0 + first, n_rows, s * kNr, n_cols, c);
       }
     }
@@ -195,7 +195,7 @@ void gram_task(void* arg, int64_t task, int32_t thread) {
 
 void gram_round(const ExecContext& ctx, GramJob& job) {
   GemmJob& g = job.gemm;
-  g.n_panels = ceil_div(g.rows, kMr);
+  g.n_panels = ceil_div(g.rows, kF32Rows);
   job.first_strip = g.row0 / kNr;
   const int64_t n_strips = g.n_strips - job.first_strip;
   job.n_tasks = imin(n_strips, imax(ceil_div(n_strips, job.max_strips), 8 * ctx.n_threads));
@@ -218,18 +218,16 @@ Status gram(const ExecContext& ctx, const GramArgs& a) {
   GramJob job;
   GemmJob& g = job.gemm;
   g.args = &args;
-  g.decode = decode_fn(Dtype::kF32);
+  const GemmKernel kernel = f32_gemm_kernel(Dtype::kF32);
+  g.kernel = &kernel;
   g.w_block_bytes = kKc * static_cast<int64_t>(sizeof(float));
   g.n_strips = ceil_div(a.x.rows, kNr);
-  g.slot = round_up(round_up(imin(depth, kKc), kLanes) * kMr + kLanes, 16);
+  g.slot = panel_slot(kernel);
   g.rows = imin(kGramRows, a.last - a.first);
   job.max_strips = kTaskOutputs / kNr;
-  g.work_floats = kLanes * kDecoded + kKc * kNr + job.max_strips * kNr * g.rows;
-  const int64_t packed_floats = ceil_div(depth, kKc) * ceil_div(g.rows, kMr) * g.slot;
-  const int64_t floats = packed_floats + ctx.n_threads * g.work_floats;
-  g.packed = static_cast<float*>(get_scratch(ctx, static_cast<size_t>(floats) * sizeof(float)));
-  if (g.packed == nullptr) return Status::kOutOfMemory;
-  g.work = g.packed + packed_floats;
+  g.work_words = kLanes * kRowWords + kKc * kNr + job.max_strips * kNr * g.rows;
+  const int64_t packed_words = ceil_div(depth, kKc) * ceil_div(g.rows, kF32Rows) * g.slot;
+  if (!take_scratch(ctx, packed_words, &g)) return Status::kOutOfMemory;
   for (g.row0 = a.first; g.row0 < a.last; g.row0 += g.rows) {
     g.rows = imin(g.rows, a.last - g.row0);
     gram_round(ctx, job);

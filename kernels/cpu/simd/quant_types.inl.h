@@ -93,9 +93,10 @@ struct MXFP4 {
   static constexpr bool kHasMin = kBookMins;
   static constexpr const CodeBook& kBook = kBookT4;
   static TT_INLINE void scales(const Block* b, Scales& s) {
+    uint64_t e = 0;
     TT_UNROLL
-    for (int i = 0; i < kParts; ++i) s.scale[i] = f32_from_e8m0_half(b[i].e);
-    book_scales(v8_load(s.scale), kBookT4, s);
+    for (int i = 0; i < kParts; ++i) e |= static_cast<uint64_t>(b[i].e) << (8 * i);
+    book_scales(v8_e8m0_half(e), kBookT4, s);
   }
   static TT_INLINE Codes codes(const Block* b, int part) { return nibble_pairs(b[part].qs, kBookT4); }
 };

@@ -71,6 +71,13 @@ TT_INLINE V8 v8_i8(uint64_t bytes) {
 TT_INLINE V8 v8_f16(uint64_t low, uint64_t high) {
   return _mm256_cvtph_ps(_mm_set_epi64x(static_cast<int64_t>(high), static_cast<int64_t>(low)));
 }
+// f32_from_e8m0_half of eight bytes.
+TT_INLINE V8 v8_e8m0_half(uint64_t bytes) {
+  const __m256i e = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(bytes)));
+  const __m256i normal = _mm256_slli_epi32(_mm256_sub_epi32(e, _mm256_set1_epi32(1)), 23);
+  const __m256i tiny = _mm256_sllv_epi32(_mm256_set1_epi32(0x00200000), e);
+  return _mm256_castsi256_ps(_mm256_blendv_epi8(normal, tiny, _mm256_cmpgt_epi32(_mm256_set1_epi32(2), e)));
+}
 TT_INLINE float v8_sum(V8 v) {
   __m128 x = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
   x = _mm_add_ps(x, _mm_movehl_ps(x, x));
@@ -103,6 +110,16 @@ TT_INLINE V8 v8_i8(uint64_t bytes) {
 }
 TT_INLINE V8 v8_f16(uint64_t low, uint64_t high) {
   return {vwiden_f16(vcreate_u16(low)), vwiden_f16(vcreate_u16(high))};
+}
+TT_INLINE Vf v4_e8m0_half(uint32x4_t e) {
+  const uint32x4_t normal = vshlq_n_u32(vsubq_u32(e, vdupq_n_u32(1)), 23);
+  const uint32x4_t tiny = vshlq_u32(vdupq_n_u32(0x00200000), vreinterpretq_s32_u32(e));
+  return vreinterpretq_f32_u32(vbslq_u32(vcltq_u32(e, vdupq_n_u32(2)), tiny, normal));
+}
+// f32_from_e8m0_half of eight bytes.
+TT_INLINE V8 v8_e8m0_half(uint64_t bytes) {
+  const uint16x8_t w = vmovl_u8(vcreate_u8(bytes));
+  return {v4_e8m0_half(vmovl_u16(vget_low_u16(w))), v4_e8m0_half(vmovl_u16(vget_high_u16(w)))};
 }
 TT_INLINE float v8_sum(V8 v) {
   return vreduce_add(vadd(v.low, v.high));
@@ -450,7 +467,7 @@ void decode_dense(const void* row, int64_t n, float* out) {
 }
 
 // nullptr for a dtype that is not a weight.
-DecodeFn decode_fn(Dtype dtype) {
+[[maybe_unused]] DecodeFn decode_fn(Dtype dtype) {  // some files only read bytes
   switch (dtype) {
     case Dtype::kF32:
       return decode_dense<F32>;

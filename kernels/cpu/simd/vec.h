@@ -149,9 +149,9 @@ TT_INLINE int64_t imin(int64_t a, int64_t b) {
 TT_INLINE int64_t imax(int64_t a, int64_t b) {
   return a > b ? a : b;
 }
-TT_INLINE int64_t ceil_div(int64_t a, int64_t b) {
+TT_INLINE constexpr int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
-TT_INLINE int64_t round_up(int64_t a, int64_t b) {
+TT_INLINE constexpr int64_t round_up(int64_t a, int64_t b) {
   return ceil_div(a, b) * b;
 }

@@ -99,7 +99,18 @@ struct PatchifyArgs {
   int32_t patch = 0;
 };
 
-// out = residual + act(x . w^T + bias), computed in f32 whatever w's storage.
+// What the operands of a matmul are rounded to before they are multiplied; sums are f32 in any case.
+enum class Compute : int32_t {
+  kF32,   // nothing is rounded
+  kBf16,  // x and w to bf16, to nearest even; numbers and products below 2^-126 may count as zero
+  // x, per block of 32: s = max|x| / 127, q = x * (127 / max|x|) to nearest even; the product is that of s q.
+  // A block whose maximum is below 2^-100 becomes zeros, one with a NaN or infinity becomes NaNs. w is not
+  // rounded, so it must be of a block format.
+  kInt8,
+};
+
+// out = residual + act(x . w^T + bias), whatever w's storage; kUnsupported where this table or w's format
+// has no body for `compute`.
 // out: [T, N]; x: [T, K]; w: any [N, K]; bias: [N] or null; residual: [T, N] or absent, may be out.
 struct MatmulArgs {
   Matrix out;
@@ -108,6 +119,7 @@ struct MatmulArgs {
   const float* bias = nullptr;
   Activation act = Activation::kNone;
   ConstMatrix residual;
+  Compute compute = Compute::kF32;
 };
 
 // out[t] = softmax(scale * q[t] . k[begin[t]:end[t]]^T) . v[begin[t]:end[t]] per head; query head h reads

@@ -23,9 +23,9 @@ def isas() -> list[str]:
     """
     Names of the instruction sets that this build and machine offer, "ref" first.
     """
-def matmul(x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], w: typing_extensions.Buffer, dtype_id: typing.SupportsInt | typing.SupportsIndex, n_outputs: typing.SupportsInt | typing.SupportsIndex, isa: str, n_threads: typing.SupportsInt | typing.SupportsIndex = 1) -> numpy.typing.NDArray[numpy.float32]:
+def matmul(x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], w: typing_extensions.Buffer, dtype_id: typing.SupportsInt | typing.SupportsIndex, n_outputs: typing.SupportsInt | typing.SupportsIndex, isa: str, n_threads: typing.SupportsInt | typing.SupportsIndex = 1, compute: str = 'f32') -> numpy.typing.NDArray[numpy.float32]:
     """
-    x . w^T: x float32 [T, K], w packed rows [n_outputs, K] as bytes or uint8; float32 [T, n_outputs]. ValueError as dequantize, or n_threads outside 1 to 512.
+    x . w^T: x float32 [T, K], w packed rows [n_outputs, K] as bytes or uint8; float32 [T, n_outputs]. compute: as for Model. ValueError as dequantize, or n_threads outside 1 to 512.
     """
 def served_by(isa: str) -> dict[str, str]:
     """

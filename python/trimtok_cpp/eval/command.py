@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, TextIO
 
 from .. import _core
-from ..model import DEVICES, KV_DTYPES, Model
+from ..model import COMPUTES, DEVICES, KV_DTYPES, Model
 from .milebench import read_milebench
 from .runner import Config, Progress, Record, Results, Settings, evaluate, grid
 from .table import aggregate, markdown, plain, write_csv
@@ -70,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ctx", type=_positive, metavar="N", help="rows of context (default: as trained)")
     parser.add_argument("--threads", type=_positive, metavar="N", help="default: every CPU")
     parser.add_argument("--kv-dtype", choices=KV_DTYPES, default="f16")
+    parser.add_argument("--compute", choices=COMPUTES, default="auto", help="precision of matrix products")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -94,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
         n_ctx=args.ctx,
         n_threads=args.threads,
         kv_dtype=args.kv_dtype,
+        compute=args.compute,
     )
     for warning in model.info()["warnings"]:
         print(f"trimtok: warning: {warning}", file=sys.stderr)
@@ -169,7 +171,7 @@ def about(model: Model) -> dict[str, Any]:
     return {
         "version": _core.__version__,
         **{name: file_fingerprint(path) if path else None for name, path in files.items()},
-        **{name: info[name] for name in ("n_ctx", "device", "isa", "n_threads", "kv_dtype")},
+        **{name: info[name] for name in ("n_ctx", "device", "isa", "n_threads", "kv_dtype", "compute")},
     }
 
 

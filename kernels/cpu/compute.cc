@@ -1,0 +1,51 @@
+// The precision policy: which rounding serves which weight on which instruction set. docs/performance.md has
+// the table with the errors that it costs.
+#include "kernels/cpu/isa_tables.h"
+#include "trimtok/kernels.h"
+
+namespace trimtok {
+namespace {
+
+// Up to here a matmul waits for its weights: bytes count, and exact products are free.
+constexpr int64_t kFewRows = 9;
+
+bool is_block_format(Dtype dtype) {
+  const DtypeInfo* info = dtype_info(dtype);
+  return info != nullptr && info->block_elems > 1;
+}
+
+bool has_wide_int8(Isa isa) {
+  return isa >= Isa::kAvx512;
+}
+
+Compute automatic(Isa isa, Dtype weight, int64_t rows) {
+  if (isa == Isa::kRef) return Compute::kF32;
+  const bool few = rows <= kFewRows;
+  // Tiles multiply bf16 faster than anything else here multiplies int8 block by block.
+  if (isa == Isa::kAmx && !few) return Compute::kBf16;
+  if (is_block_format(weight)) return few || has_wide_int8(isa) ? Compute::kInt8 : Compute::kF32;
+  return isa == Isa::kAvx512Bf16 && !few && bf16_beats_f32() ? Compute::kBf16 : Compute::kF32;
+}
+
+}  // namespace
+
+bool cpu_serves(Isa isa, ComputePolicy policy) {
+  return policy != ComputePolicy::kBf16 || isa == Isa::kRef || isa >= Isa::kAvx512Bf16;
+}
+
+Compute cpu_compute(Isa isa, ComputePolicy policy, Dtype weight, int64_t rows) {
+  if (weight == Dtype::kF32) return Compute::kF32;
+  switch (policy) {
+    case ComputePolicy::kAuto:
+      return automatic(isa, weight, rows);
+    case ComputePolicy::kF32:
+      break;
+    case ComputePolicy::kBf16:
+      return rows > kFewRows ? Compute::kBf16 : Compute::kF32;
+    case ComputePolicy::kInt8:
+      return is_block_format(weight) ? Compute::kInt8 : Compute::kF32;
+  }
+  return Compute::kF32;
+}
+
+}  // namespace trimtok
