@@ -118,6 +118,7 @@ struct Options {
   bool quick = false;
   bool list = false;
   bool bench = false;
+  bool json = false;  // of --bench
 };
 
 // Allowed absolute error of out[r][c]; 0 asks for equality.

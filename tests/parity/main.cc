@@ -25,10 +25,9 @@ void on_fault(int) {
 }
 
 int usage() {
-  std::fprintf(
-      stderr,
-      "usage: trimtok_parity [--isa NAME] [--op NAME] [--seed N] [--quick] [--list]\n"
-      "                      [--plant tail|guard|threads|half] [--bench [--threads N]]\n");
+  std::fprintf(stderr,
+               "usage: trimtok_parity [--isa NAME] [--op NAME] [--seed N] [--quick] [--list]\n"
+               "                      [--plant tail|guard|threads|half] [--bench [--threads N] [--json]]\n");
   return 2;
 }
 
@@ -41,6 +40,8 @@ bool parse(int argc, char** argv, Options* options) {
       options->list = true;
     } else if (name == "--bench") {
       options->bench = true;
+    } else if (name == "--json") {
+      options->json = true;
     } else if (i + 1 == argc) {
       return false;
     } else if (name == "--isa") {
