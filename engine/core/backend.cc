@@ -22,10 +22,12 @@ Isa requested_isa() {
 
 }  // namespace
 
-Backend::Backend(const KernelTable* table, int32_t n_threads, ComputePolicy compute)
+Backend::Backend(const KernelTable* table, int32_t n_threads, ComputePolicy compute, int32_t n_threads_decode)
     : table_(table), compute_(compute), pool_(n_threads) {
-  context_.n_threads = n_threads;
-  context_.pool = &pool_;
+  if (n_threads_decode != 0 && n_threads_decode != n_threads) {
+    decode_pool_ = std::make_unique<ThreadPool>(n_threads_decode);
+  }
+  use(pool_);
   context_.parallel = [](void* pool, int64_t n_tasks, ExecContext::Task task, void* arg) {
     static_cast<ThreadPool*>(pool)->parallel(n_tasks, task, arg);
   };
@@ -44,14 +46,14 @@ Backend::Backend(const KernelTable* table, int32_t n_threads, ComputePolicy comp
   };
 }
 
-std::unique_ptr<Backend> Backend::cpu(int32_t n_threads, ComputePolicy compute) {
+std::unique_ptr<Backend> Backend::cpu(int32_t n_threads, ComputePolicy compute, int32_t n_threads_decode) {
   const Isa isa = requested_isa();
   if (!cpu_serves(isa, compute)) {
     fail(ErrorCode::kUnsupported,
          "[compute] \"%s\" has no kernels for the instruction set %s; use \"auto\", \"f32\" or \"int8\"",
          compute_policy_name(compute), isa_name(isa));
   }
-  return std::unique_ptr<Backend>(new Backend(cpu_table(isa), n_threads, compute));
+  return std::unique_ptr<Backend>(new Backend(cpu_table(isa), n_threads, compute, n_threads_decode));
 }
 
 const char* compute_policy_name(ComputePolicy policy) {

@@ -19,8 +19,9 @@ std::unique_ptr<Backend> make_backend(const ModelOptions& options) {
     cuda_table(&reason);
     fail(ErrorCode::kUnsupported, "[device] cuda cannot be used: %s; use device=\"cpu\"", reason);
   }
-  return Backend::cpu(options.n_threads == 0 ? ThreadPool::default_n_threads() : options.n_threads,
-                      compute_policy_from_name(options.compute.c_str()));
+  const int32_t n_threads = options.n_threads == 0 ? ThreadPool::default_n_threads() : options.n_threads;
+  return Backend::cpu(options.n_threads_batch == 0 ? n_threads : options.n_threads_batch,
+                      compute_policy_from_name(options.compute.c_str()), n_threads);
 }
 
 void check_widths(const ModelFiles& files, const Tower& tower, const Decoder& decoder) {

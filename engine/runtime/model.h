@@ -25,6 +25,7 @@ struct ModelOptions {
   std::string compute = "auto";  // auto | f32 | bf16 | int8
   int64_t n_ctx = 0;             // 0: the trained context
   int32_t n_threads = 0;         // 0: every CPU this process may use
+  int32_t n_threads_batch = 0;   // while encoding and prefilling; 0: n_threads
   size_t image_cache_bytes = 0;  // rows of pictures that are remembered
 };
 
