@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <sstream>
 
 #include "harness.h"
 
@@ -29,15 +30,26 @@ struct BenchContext {
   ExecContext context;
 };
 
+constexpr Compute kComputes[] = {Compute::kF32, Compute::kBf16, Compute::kInt8};
+constexpr const char* kComputeNames[] = {"f32", "bf16", "int8"};
+
 class Bench {
  public:
   Bench(const KernelTable& table, const Options& options)
-      : table_(table), options_(options), exec_(options.threads) {}
+      : table_(table), options_(options), exec_(options.threads) {
+    std::printf("%-11s limits, threads=%d: read %.2f GB/s", isa_name(table.isa), options.threads,
+                (read_ = read_bandwidth(options.threads)) * 1e-9);
+    for (int i = 0; i < 3; ++i) {
+      peak_[i] = peak_operations(table.isa, kComputes[i], options.threads);
+      if (peak_[i] > 0.0) std::printf(", %s %.1f GFLOP/s", kComputeNames[i], peak_[i] * 1e-9);
+    }
+    std::printf("\n");
+  }
 
   // `bytes` and `flops` of one call; the best of several timed groups is the one that foreign load spared.
   template <typename Args>
   void row(Op op, Status (*KernelTable::*entry)(const ExecContext&, const Args&), const Args& args,
-           const std::string& shape, double bytes, double flops) {
+           const std::string& shape, double bytes, double flops, double peak = 0.0) {
     if (!options_.op.empty() && options_.op != op_name(op)) return;
     using Clock = std::chrono::steady_clock;
     double best = 1e30;
@@ -53,10 +65,11 @@ class Bench {
       spent += seconds;
       if (seconds < kSecondsPerRow / 10) calls *= 2;
     }
-    std::printf("%-7s %-12s %-34s threads=%d %11.2f us %8.2f GB/s %9.2f GFLOP/s served_by=%s\n",
+    std::printf("%-11s %-12s %-34s threads=%d %11.2f us %8.2f GB/s %3.0f %% %9.2f GFLOP/s",
                 isa_name(table_.isa), op_name(op), shape.c_str(), options_.threads, best * 1e6,
-                bytes / best * 1e-9, flops / best * 1e-9,
-                isa_name(table_.served_by[static_cast<int32_t>(op)]));
+                bytes / best * 1e-9, bytes / best / read_ * 100.0, flops / best * 1e-9);
+    if (peak > 0.0) std::printf(" %3.0f %%", flops / best / peak * 100.0);
+    std::printf(" served_by=%s\n", isa_name(table_.served_by[static_cast<int32_t>(op)]));
   }
 
   // One row per rounding that the table has a body for.
@@ -73,6 +86,8 @@ class Bench {
   const KernelTable& table_;
   const Options& options_;
   BenchContext exec_;
+  double read_ = 0.0;
+  double peak_[3] = {};
 };
 
 Tensor normal(Rng& rng, int64_t rows, int64_t cols) {
@@ -187,7 +202,46 @@ void bench_attention(Bench& bench, Rng& rng, Dtype dtype, int64_t rows, int64_t 
             4.0 * heads * head_dim * static_cast<double>(rows * keys));
 }
 
+const Dtype* dtype_from_name(const std::string& name) {
+  static const Dtype kAll[] = {
+#define TT_DTYPE(name, id, block_elems, block_bytes, use) Dtype::k##name,
+#include "trimtok/dtypes.def"
+#undef TT_DTYPE
+  };
+  const auto* found = std::find_if(std::begin(kAll), std::end(kAll),
+                                   [&](Dtype dtype) { return name == dtype_info(dtype)->name; });
+  return found == std::end(kAll) ? nullptr : found;
+}
+
 }  // namespace
+
+bool run_matmul(const KernelTable& table, const Options& options) {
+  std::istringstream words(options.matmul);
+  int64_t t = 0;
+  int64_t n = 0;
+  int64_t k = 0;
+  std::string dtype_name;
+  std::string compute_name;
+  words >> t >> n >> k >> dtype_name >> compute_name;
+  const Dtype* dtype = dtype_from_name(dtype_name);
+  const auto* compute = std::find(std::begin(kComputeNames), std::end(kComputeNames), compute_name);
+  if (words.fail() || dtype == nullptr || compute == std::end(kComputeNames)) return false;
+  Rng rng(options.seed);
+  const Tensor x = normal(rng, t, k);
+  Tensor w(*dtype, n, k);
+  w.fill_weight(rng);
+  const Tensor out(kF32, t, n);
+  MatmulArgs args;
+  args.out = out.matrix();
+  args.x = x.matrix();
+  args.w = w.matrix();
+  args.compute = kComputes[compute - kComputeNames];
+  BenchContext exec(options.threads);
+  for (int64_t i = 0; i < options.calls; ++i) {
+    if (table.matmul(exec.context, args) != Status::kOk) return false;
+  }
+  return true;
+}
 
 void bench_table(const KernelTable& table, const Options& options) {
   Bench bench(table, options);

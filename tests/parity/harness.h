@@ -113,6 +113,8 @@ struct Options {
   std::string isa;  // empty: every table of this machine
   std::string op;   // empty: every op
   std::string plant;
+  std::string matmul;  // of --matmul
+  int64_t calls = 1;   // of --matmul
   uint64_t seed = 1;
   int32_t threads = 1;  // of --bench
   bool quick = false;
@@ -217,5 +219,12 @@ bool plant_bug(const std::string& kind, const KernelTable& table, KernelTable* p
 
 // One row per op, shape and dtype.
 void bench_table(const KernelTable& table, const Options& options);
+// options.calls calls of one matmul, described as "T N K dtype compute": for a tool that counts instructions.
+bool run_matmul(const KernelTable& table, const Options& options);
+
+// Operations per second of multiply-adds in registers, 0 where it is not known how to measure them.
+double peak_operations(Isa isa, Compute compute, int32_t threads);
+// Bytes per second of plain reading.
+double read_bandwidth(int32_t threads);
 
 }  // namespace trimtok::parity

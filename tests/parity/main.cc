@@ -25,10 +25,10 @@ void on_fault(int) {
 }
 
 int usage() {
-  std::fprintf(
-      stderr,
-      "usage: trimtok_parity [--isa NAME] [--op NAME] [--seed N] [--quick] [--list]\n"
-      "                      [--plant tail|guard|threads|half] [--bench [--threads N]]\n");
+  std::fprintf(stderr,
+               "usage: trimtok_parity [--isa NAME] [--op NAME] [--seed N] [--quick] [--list]\n"
+               "                      [--plant tail|guard|threads|half] [--bench [--threads N]]\n"
+               "                      [--matmul \"T N K DTYPE COMPUTE\" [--calls N]]\n");
   return 2;
 }
 
@@ -49,6 +49,10 @@ bool parse(int argc, char** argv, Options* options) {
       options->op = argv[++i];
     } else if (name == "--plant") {
       options->plant = argv[++i];
+    } else if (name == "--matmul") {
+      options->matmul = argv[++i];
+    } else if (name == "--calls") {
+      options->calls = std::atoll(argv[++i]);
     } else if (name == "--seed") {
       options->seed = std::strtoull(argv[++i], nullptr, 10);
     } else if (name == "--threads") {
@@ -138,6 +142,10 @@ int run(const Options& options) {
       bench_table(*table, options);
       continue;
     }
+    if (!options.matmul.empty()) {
+      if (!run_matmul(*table, options)) return usage();
+      continue;
+    }
     KernelTable planted;
     if (!options.plant.empty()) {
       if (!plant_bug(options.plant, *table, &planted)) return usage();
@@ -149,7 +157,7 @@ int run(const Options& options) {
     totals.empty_ops += mine.empty_ops;
   }
   if (tables == 0) return 2;
-  if (options.bench) return 0;
+  if (options.bench || !options.matmul.empty()) return 0;
   std::printf("parity: tables=%d skipped_tables=%d cases=%lld failures=%lld seed=%llu%s\n", tables, skipped,
               static_cast<long long>(totals.cases), static_cast<long long>(totals.failures),
               static_cast<unsigned long long>(options.seed), options.plant.empty() ? "" : " PLANTED BUG");
