@@ -100,6 +100,8 @@ class Kernels {
 
 void count_kernels(const KernelTable& table) {
   Kernels kernels(table);
+  for (const Dtype dtype : {Dtype::kQ5_0, Dtype::kIQ4_XS, Dtype::kQ5_K}) kernels.matmul(dtype, 1);
+  kernels.matmul(Dtype::kQ4_K, 4);
   for (const Dtype dtype : {Dtype::kF16, Dtype::kQ8_0, Dtype::kQ4_0, Dtype::kQ4_K, Dtype::kQ6_K}) {
     for (const int64_t rows : {1, 32}) kernels.matmul(dtype, rows);
   }
