@@ -19,6 +19,11 @@ Picture = NDArray[np.uint8]
 QUESTION = "Describe these pictures and say what differs between them."
 
 
+Clock = Callable[[], float]
+# Seconds of CPU are those of one thread only, but other programs on the machine move them little.
+CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
 @dataclass(frozen=True)
 class Files:
     """A pair of files, and how an engine is to run them."""
@@ -27,6 +32,13 @@ class Files:
     mmproj: Path | None
     threads: int
     n_ctx: int
+    clock: str = "wall"
+
+    def seconds(self, work: Callable[[], object]) -> float:
+        now = CLOCKS[self.clock]
+        start = now()
+        work()
+        return now() - start
 
 
 @dataclass(frozen=True)
@@ -54,12 +66,6 @@ class Engine(Protocol):
     def first_token(self, pictures: Sequence[Picture], keep: float) -> FirstToken: ...
 
 
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
 def pictures(count: int, side: int) -> list[Picture]:
     """Seeded noise: the work does not depend on what pictures show."""
     return list(np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8))
@@ -79,6 +85,7 @@ class Ours:
     """trimtok_cpp."""
 
     def __init__(self, files: Files) -> None:
+        self.seconds = files.seconds
         self.model = Model(
             str(files.lm),
             mmproj=None if files.mmproj is None else str(files.mmproj),
@@ -88,31 +95,44 @@ class Ours:
         )
 
     def encode(self, picture: Picture) -> float:
-        return seconds(lambda: self.model._core.encode(picture))
+        return self.seconds(lambda: self.model._core.encode(picture))
 
     def text(self, n_prompt: int, n_tokens: int) -> TextTiming:
         # The first token comes out of the prefill, hence one more than the steps to be timed.
-        prompt = self._prompt(n_prompt)
-        result = self.model.generate([], prompt, raw=True, max_tokens=n_tokens + 1, seed=0)
-        if abs(result.usage.prompt_tokens - n_prompt) > max(8, n_prompt // 50):
-            raise RuntimeError(f"[text] {result.usage.prompt_tokens} rows of prompt in place of {n_prompt}")
-        steps = len(result.token_ids) - 1
+        options = self.model._options(n_tokens + 1, 0.0, 1, 1.0, 0.0, 1.0, 0, ())
+        generation = self.model._core.generate(self._prompt(n_prompt), [], **options)
+        first = self.seconds(generation.next)
+        early = len(generation.result()["token_ids"]) - 1  # steps that made the first piece of text whole
+
+        def rest() -> None:
+            while generation.next() is not None:
+                pass
+
+        decode = self.seconds(rest)
+        result = generation.result()
+        if abs(result["usage"]["prompt_tokens"] - n_prompt) > max(8, n_prompt // 50):
+            raise RuntimeError(f"[text] {result['usage']['prompt_tokens']} rows in place of {n_prompt}")
+        steps = len(result["token_ids"]) - 1 - early
         if steps < 1:
             raise RuntimeError("[text] the model ends its answer at once; decoding cannot be timed with it")
-        return TextTiming(result.timings.prefill, result.timings.decode / steps)
+        return TextTiming(first - early * decode / steps, decode / steps)
 
     def first_token(self, pictures: Sequence[Picture], keep: float) -> FirstToken:
         pruning = None if keep == 1 else Pruning(keep=keep)
-        start = time.perf_counter()
-        result = self.model.generate(list(pictures), QUESTION, max_tokens=1, seed=0, pruning=pruning)
-        spent = time.perf_counter() - start
+        results = []
+        spent = self.seconds(
+            lambda: results.append(
+                self.model.generate(list(pictures), QUESTION, max_tokens=1, seed=0, pruning=pruning)
+            )
+        )
+        result = results[0]
         report = result.pruning
         parts = {
             "encode": sum(result.timings.encode),
             "prune": 0.0 if report is None or report.reason else report.seconds.get("total", 0.0),
             "prefill": result.timings.prefill,
         }
-        return FirstToken(spent - result.timings.decode, result.usage.prompt_tokens, parts)
+        return FirstToken(spent, result.usage.prompt_tokens, parts)
 
     def kv_mib(self) -> float:
         """Cache of a short answer; it grows with the rows."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import llama_cpp
 import numpy as np
-from engines import QUESTION, Files, FirstToken, Picture, TextTiming, seconds
+from engines import QUESTION, Files, FirstToken, Picture, TextTiming
 from llama_cpp import mtmd_cpp
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class LlamaCpp:
     """The peer with as many threads; flash attention in its decoder as the caller says."""
 
     def __init__(self, files: Files, *, flash: bool) -> None:
+        self._seconds = files.seconds
         self._llm = llama_cpp.Llama(
             str(files.lm), n_ctx=files.n_ctx, n_batch=BATCH, n_ubatch=BATCH, n_threads=files.threads,
             n_threads_batch=files.threads, logits_all=False, flash_attn=flash, verbose=False,
@@ -45,20 +46,20 @@ class LlamaCpp:
     def encode(self, picture: Picture) -> float:
         with self._chunks([picture], "") as chunks:
             return sum(
-                seconds(lambda c=chunk: mtmd_cpp.mtmd_encode_chunk(self._vision, c))
+                self._seconds(lambda c=chunk: mtmd_cpp.mtmd_encode_chunk(self._vision, c))
                 for chunk in _pictures_of(chunks)
             )
 
     def text(self, n_prompt: int, n_tokens: int) -> TextTiming:
         self._forget()
         tokens = np.random.default_rng(0).integers(300, 3000, n_prompt + n_tokens).tolist()
-        prefill = seconds(lambda: self._llm.eval(tokens[:n_prompt]))
+        prefill = self._seconds(lambda: self._llm.eval(tokens[:n_prompt]))
 
         def decode() -> None:
             for token in tokens[n_prompt:]:
                 self._llm.eval([token])
 
-        return TextTiming(prefill, seconds(decode) / n_tokens)
+        return TextTiming(prefill, self._seconds(decode) / n_tokens)
 
     def first_token(self, pictures: Sequence[Picture], keep: float) -> FirstToken:
         if keep != 1:
@@ -74,7 +75,7 @@ class LlamaCpp:
                 if status != 0:
                     raise RuntimeError(f"[peer] llama.cpp failed on {len(pictures)} pictures: {status}")
 
-        spent = seconds(run)
+        spent = self._seconds(run)
         return FirstToken(spent, int(end.value))
 
     def _forget(self) -> None:

@@ -12,6 +12,7 @@ shared machines drift, so that only ratios of one run count. Ratios above 1: the
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import make_model
-from engines import Engine, Files, Ours, peak_mib, pictures
+from engines import CLOCKS, Engine, Files, Ours, peak_mib, pictures
 from model_shapes import SHAPES
 
 import kernels
@@ -90,17 +91,19 @@ def first_token(args: argparse.Namespace, ours: Engine, peer: Engine | None) -> 
         batch = pictures(count, args.picture)
         seen: dict[float, list[Row]] = {keep: [] for keep in args.keep}
         for _ in range(args.pairs):
-            theirs = peer.first_token(batch, 1.0).seconds if peer else None
+            theirs = peer.first_token(batch, 1.0) if peer else None
             for keep in args.keep:
                 one = ours.first_token(batch, keep)
-                seen[keep].append({"ours": one.seconds, "rows": one.rows, **one.parts, "peer": theirs})
+                seen[keep].append({"ours": one.seconds, "rows": one.rows, **one.parts})
+                if theirs:
+                    seen[keep][-1] |= {"peer": theirs.seconds, "peer_rows": theirs.rows}
         for keep, runs in seen.items():
             row: Row = {"what": "first token", "images": count, "keep": keep}
             for name in ("ours", "rows", "encode", "prune", "prefill"):
                 row[name] = statistics.median(run[name] for run in runs)
             if peer:
                 ratios = [run["peer"] / run["ours"] for run in runs]
-                row["peer"] = statistics.median(run["peer"] for run in runs)
+                row |= {name: statistics.median(run[name] for run in runs) for name in ("peer", "peer_rows")}
                 row |= {
                     "ratio": statistics.median(ratios),
                     "ratio_min": min(ratios),
@@ -158,6 +161,7 @@ def machine(args: argparse.Namespace) -> Row:
         "load_average": os.getloadavg()[0],
         "isa": args.isa,
         "threads": args.threads,
+        "clock": args.clock,
         "version": trimtok_cpp.__version__,
         "pairs": args.pairs,
     }
@@ -188,6 +192,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--op", help="kernel rows of this op only")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument(
+        "--clock", choices=CLOCKS, default="wall",
+        help="cpu: seconds of CPU, with --threads 1: on a machine that others use, too",
+    )  # fmt: skip
     parser.add_argument("--pairs", type=int, help="how often each is run (default 5, --quick 1)")
     parser.add_argument("--prompt", type=_numbers, help="rows of prompts, as in 512,4096")
     parser.add_argument("--generate", type=int, default=16, help="tokens to decode behind each prompt")
@@ -199,6 +207,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args.only = args.only.split(",")
     if unknown := set(args.only) - set(SECTIONS):
         parser.error(f"--only knows {', '.join(SECTIONS)}, not {', '.join(unknown)}")
+    if args.clock == "cpu" and args.threads != 1:
+        parser.error("--clock cpu needs --threads 1: the CPU seconds of several threads add up")
     args.pairs = args.pairs or (1 if args.quick else 5)
     args.prompt = args.prompt or ([64] if args.quick else [16, 512, 2048, 4096])
     args.images = args.images or ([1] if args.quick else [1, 4, 8, 20])
@@ -230,7 +240,7 @@ def _end_to_end(args: argparse.Namespace) -> dict[str, list[Row]]:
         found["memory"] = memory(args)
     ours = Ours(args.files)
     if args.threads > 1 and begin("threads"):
-        single = Ours(Files(args.files.lm, args.files.mmproj, 1, args.files.n_ctx))
+        single = Ours(dataclasses.replace(args.files, threads=1))
         found["threads"] = phases(args, {f"{args.threads} threads": ours, "1 thread": single})
     peer: Engine | None = None
     if args.peer and {"phases", "first-token"} & set(args.only):
@@ -260,7 +270,7 @@ def main() -> None:
         n_ctx = max(args.prompt) + args.generate + 64
         if mmproj is not None and "first-token" in args.only:
             n_ctx = max(n_ctx, max(args.images) * SHAPES[args.model].rows + 256)
-        args.files = Files(lm, mmproj, args.threads, n_ctx)
+        args.files = Files(lm, mmproj, args.threads, n_ctx, args.clock)
         about |= {"lm": lm.name, "mmproj": mmproj and mmproj.name}
         found |= _end_to_end(args)
     if args.json:

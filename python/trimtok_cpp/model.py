@@ -70,7 +70,7 @@ class Model:
         device: "auto", "cpu" or "cuda".
         n_ctx: rows of context, pictures and answer included; None is the trained context.
         n_threads: threads while an answer is written; None is every CPU that this process may use.
-        n_threads_batch: threads while pictures are encoded and prompts read; None is n_threads. Neither of them
+        n_threads_batch: threads while pictures are encoded and prompts read; None is n_threads. Neither
         changes an answer.
         kv_dtype: type of the key/value cache: "f16", "bf16", "q8_0" or "f32".
         compute: what products of weights and activations are rounded to: "f32" not at all, "bf16", "int8"
