@@ -1,7 +1,6 @@
 // --bench: seconds of one call at shapes of real models, as rates and shares of what the machine can do. Not
 // a test; foreign load moves it. With --json one object a line: the limits first, then the rows.
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 
 #include "harness.h"
@@ -12,6 +11,7 @@ namespace {
 
 constexpr Dtype kF32 = Dtype::kF32;
 constexpr double kSecondsPerRow = 0.15;
+constexpr int kSamples = 3;
 constexpr double kQuickSeconds = 0.02;
 constexpr double kUncachedBytes = 64 << 20;  // an op that reads so much waits for memory, not for a cache
 
@@ -64,16 +64,15 @@ class Bench {
   void row(Op op, Status (*KernelTable::*entry)(const ExecContext&, const Args&), const Args& args,
            const std::string& shape, double bytes, double flops, Compute compute = Compute::kF32) {
     if (!options_.op.empty() && options_.op != op_name(op)) return;
-    using Clock = std::chrono::steady_clock;
     double best = 1e30;
     double spent = 0.0;
     int64_t calls = 1;
-    while (spent < seconds_) {
-      const auto start = Clock::now();
+    for (int samples = 0; spent < seconds_ || samples < kSamples; ++samples) {
+      const double start = clock_seconds(options_.threads);
       for (int64_t i = 0; i < calls; ++i) {
         if ((table_.*entry)(exec_.context, args) != Status::kOk) return;  // a compute without a body
       }
-      const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+      const double seconds = clock_seconds(options_.threads) - start;
       best = std::min(best, seconds / static_cast<double>(calls));
       spent += seconds;
       if (seconds < seconds_ / 10) calls *= 2;

@@ -1,7 +1,8 @@
 #include "peaks.h"
 
+#include <time.h>
+
 #include <algorithm>
-#include <chrono>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -21,12 +22,8 @@ struct Work {
   double per_task = 0.0;
 };
 
-// Every chain starts from what the compiler cannot know and ends in memory that it must write: else equal
-// chains become one, or none.
-template <typename V>
-void keep(const V* acc) {
-  asm volatile("" : : "r"(acc) : "memory");
-}
+// Every chain starts from what the compiler cannot know and ends where it is looked at: else equal chains
+// become one, or none.
 
 #if defined(__x86_64__)
 #define TT_AVX2 __attribute__((target("avx2,fma")))
@@ -35,61 +32,68 @@ void keep(const V* acc) {
 
 TT_AVX2 void fma_avx2(const char*, int64_t) {
   __m256 acc[kChains] = {};
-  for (auto& a : acc) asm volatile("" : "+x"(a));
+#pragma GCC unroll 16
+  for (int c = 0; c < kChains; ++c) asm volatile("" : "+x"(acc[c]));
   __m256 x = _mm256_set1_ps(1.0f);
   asm volatile("" : "+x"(x));
   for (int64_t i = 0; i < kRounds; ++i) {
 #pragma GCC unroll 16
     for (int c = 0; c < kChains; ++c) acc[c] = _mm256_fmadd_ps(x, x, acc[c]);
   }
-  keep(acc);
+#pragma GCC unroll 16
+  for (int c = 0; c < kChains; ++c) asm volatile("" : : "x"(acc[c]));
 }
 
 // Without VNNI: bytes to 16-bit pairs, pairs to 32 bits, a sum.
 TT_AVX2 void int8_avx2(const char*, int64_t) {
-  constexpr int kSums = kChains / 3;  // additions have no latency to hide
-  __m256i acc[kSums] = {};
-  for (auto& a : acc) asm volatile("" : "+x"(a));
-  __m256i x[kSums];
-  for (__m256i& v : x) v = _mm256_set1_epi8(1);
-  const __m256i ones = _mm256_set1_epi16(1);
-  for (int64_t i = 0; i < kRounds * 3; ++i) {
+  __m256i acc[kChains] = {};
 #pragma GCC unroll 16
-    for (int c = 0; c < kSums; ++c) {
-      asm volatile("" : "+x"(x[c]));  // else the product leaves the loop
-      acc[c] = _mm256_add_epi32(acc[c], _mm256_madd_epi16(_mm256_maddubs_epi16(x[c], x[c]), ones));
+  for (int c = 0; c < kChains; ++c) asm volatile("" : "+x"(acc[c]));
+  __m256i x = _mm256_set1_epi8(1);
+  const __m256i ones = _mm256_set1_epi16(1);
+  for (int64_t i = 0; i < kRounds; ++i) {
+#pragma GCC unroll 16
+    for (int c = 0; c < kChains; ++c) {
+      asm volatile("" : "+x"(x));  // else one product serves every chain and leaves the loop
+      acc[c] = _mm256_add_epi32(acc[c], _mm256_madd_epi16(_mm256_maddubs_epi16(x, x), ones));
     }
   }
-  keep(acc);
+#pragma GCC unroll 16
+  for (int c = 0; c < kChains; ++c) asm volatile("" : : "x"(acc[c]));
 }
 
 TT_AVX512 void fma_avx512(const char*, int64_t) {
   __m512 acc[kChains] = {};
-  for (auto& a : acc) asm volatile("" : "+v"(a));
+#pragma GCC unroll 16
+  for (int c = 0; c < kChains; ++c) asm volatile("" : "+v"(acc[c]));
   __m512 x = _mm512_set1_ps(1.0f);
   asm volatile("" : "+v"(x));
   for (int64_t i = 0; i < kRounds; ++i) {
 #pragma GCC unroll 16
     for (int c = 0; c < kChains; ++c) acc[c] = _mm512_fmadd_ps(x, x, acc[c]);
   }
-  keep(acc);
+#pragma GCC unroll 16
+  for (int c = 0; c < kChains; ++c) asm volatile("" : : "v"(acc[c]));
 }
 
 TT_AVX512 void int8_avx512(const char*, int64_t) {
   __m512i acc[kChains] = {};
-  for (auto& a : acc) asm volatile("" : "+v"(a));
+#pragma GCC unroll 16
+  for (int c = 0; c < kChains; ++c) asm volatile("" : "+v"(acc[c]));
   __m512i x = _mm512_set1_epi8(1);
   asm volatile("" : "+v"(x));
   for (int64_t i = 0; i < kRounds; ++i) {
 #pragma GCC unroll 16
     for (int c = 0; c < kChains; ++c) acc[c] = _mm512_dpbusd_epi32(acc[c], x, x);
   }
-  keep(acc);
+#pragma GCC unroll 16
+  for (int c = 0; c < kChains; ++c) asm volatile("" : : "v"(acc[c]));
 }
 
 TT_AVX512_BF16 void bf16_avx512(const char*, int64_t) {
   __m512 acc[kChains] = {};
-  for (auto& a : acc) asm volatile("" : "+v"(a));
+#pragma GCC unroll 16
+  for (int c = 0; c < kChains; ++c) asm volatile("" : "+v"(acc[c]));
   __m512i bits = _mm512_set1_epi16(0x3f80);
   asm volatile("" : "+v"(bits));
   const auto x = reinterpret_cast<__m512bh>(bits);
@@ -97,21 +101,24 @@ TT_AVX512_BF16 void bf16_avx512(const char*, int64_t) {
 #pragma GCC unroll 16
     for (int c = 0; c < kChains; ++c) acc[c] = _mm512_dpbf16_ps(acc[c], x, x);
   }
-  keep(acc);
+#pragma GCC unroll 16
+  for (int c = 0; c < kChains; ++c) asm volatile("" : : "v"(acc[c]));
 }
 
 #elif defined(__aarch64__)
 
 void fma_neon(const char*, int64_t) {
   float32x4_t acc[kChains] = {};
-  for (auto& a : acc) asm volatile("" : "+w"(a));
+#pragma GCC unroll 16
+  for (int c = 0; c < kChains; ++c) asm volatile("" : "+w"(acc[c]));
   float32x4_t x = vdupq_n_f32(1.0f);
   asm volatile("" : "+w"(x));
   for (int64_t i = 0; i < kRounds; ++i) {
 #pragma GCC unroll 16
     for (int c = 0; c < kChains; ++c) acc[c] = vfmaq_f32(acc[c], x, x);
   }
-  keep(acc);
+#pragma GCC unroll 16
+  for (int c = 0; c < kChains; ++c) asm volatile("" : : "w"(acc[c]));
 }
 
 #endif
@@ -122,7 +129,7 @@ void read_memory(const char* data, int64_t bytes) {
   for (int64_t i = 0; i < bytes / 8; i += 8) {
     for (int j = 0; j < 8; ++j) sum[j] ^= p[i + j];
   }
-  keep(sum);
+  asm volatile("" : : "r"(sum) : "memory");
 }
 
 Work chain(void (*run)(const char*, int64_t), double ops_per_round) {
@@ -142,7 +149,6 @@ void run_task(void* arg, int64_t i, int32_t) {
 
 // The best of several rounds is the one that foreign load spared.
 double best_rate(const Work& work, Pool& pool, const std::vector<char>& data, double seconds) {
-  using Clock = std::chrono::steady_clock;
   if (work.run == nullptr) return 0.0;
   const int64_t tasks = int64_t{8} * pool.n_threads();  // so many that both ends of a round are short
   Job job = {&work, data.data(), static_cast<int64_t>(data.size()) / tasks / 64 * 64};
@@ -150,9 +156,9 @@ double best_rate(const Work& work, Pool& pool, const std::vector<char>& data, do
       static_cast<double>(tasks) * (work.per_task > 0.0 ? work.per_task : static_cast<double>(job.bytes));
   double best = 1e30;
   for (double spent = 0.0; spent < seconds;) {
-    const auto start = Clock::now();
+    const double start = clock_seconds(pool.n_threads());
     Pool::run(&pool, tasks, run_task, &job);
-    const double round = std::chrono::duration<double>(Clock::now() - start).count();
+    const double round = clock_seconds(pool.n_threads()) - start;
     best = std::min(best, round);
     spent += round;
   }
@@ -160,6 +166,12 @@ double best_rate(const Work& work, Pool& pool, const std::vector<char>& data, do
 }
 
 }  // namespace
+
+double clock_seconds(int32_t threads) {
+  timespec now;
+  clock_gettime(threads == 1 ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC, &now);
+  return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
+}
 
 Limits measure_limits(const KernelTable& table, Pool& pool, double seconds) {
   Work f32;

@@ -14,6 +14,10 @@ struct Limits {
   double read = 0.0;  // bytes read from memory that no cache holds
 };
 
+// Seconds by the clock that the figures of so many threads are taken with: CPU time for one thread, so that
+// the time in which other programs had the CPU does not count.
+double clock_seconds(int32_t threads);
+
 Limits measure_limits(const KernelTable& table, Pool& pool, double seconds);
 
 }  // namespace trimtok::parity
