@@ -184,7 +184,6 @@ Limits measure_limits(const KernelTable& table, Pool& pool, double seconds) {
       int8 = chain(int8_avx2, 64);
       break;
     case Isa::kAvx512Bf16:
-    case Isa::kAmx:  // tiles have limits of their own, which nothing here measures
       bf16 = chain(bf16_avx512, 64);
       [[fallthrough]];
     case Isa::kAvx512:

@@ -21,9 +21,9 @@ struct ExecContext {
 };
 
 // In order of preference. kAvx512 includes VNNI.
-enum class Isa : int32_t { kRef, kNeon, kNeonDot, kAvx2, kAvx512, kAvx512Bf16, kAmx };
-inline constexpr int32_t kNumIsas = 7;
-// "ref", "neon", "neon_dot", "avx2", "avx512", "avx512_bf16", "amx": the spelling of TRIMTOK_CPU_ISA.
+enum class Isa : int32_t { kRef, kNeon, kNeonDot, kAvx2, kAvx512, kAvx512Bf16 };
+inline constexpr int32_t kNumIsas = 6;
+// "ref", "neon", "neon_dot", "avx2", "avx512", "avx512_bf16": the spelling of TRIMTOK_CPU_ISA.
 const char* isa_name(Isa isa);
 
 enum class Op : int32_t {
@@ -47,8 +47,9 @@ struct KernelTable {
 // What a user asks of matmul: kAuto picks per instruction set, weight format and number of rows by the table
 // in docs/performance.md, the others insist. F32 weights are always computed in f32.
 enum class ComputePolicy : int32_t { kAuto, kF32, kBf16, kInt8 };
-// The rounding by which a table of the CPU meets a policy. kBf16 falls on every weight but F32, kInt8 on block
-// formats only: F16 and BF16 weights then stay f32. Few rows wait for memory, so that kBf16 leaves them in f32.
+// The rounding by which a table of the CPU meets a policy. kBf16 falls on every weight but F32, kInt8 on
+// block formats only: F16 and BF16 weights then stay f32. Few rows wait for memory, so that kBf16 leaves them
+// in f32.
 Compute cpu_compute(Isa isa, ComputePolicy policy, Dtype weight, int64_t rows);
 // Whether the table of `isa` has bodies for a policy at all.
 bool cpu_serves(Isa isa, ComputePolicy policy);
