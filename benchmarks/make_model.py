@@ -1,4 +1,4 @@
-"""Writes LLaVA-1.5 models with random weights at real shapes, in any usual quantisation.
+"""Writes multimodal models with random weights at real shapes, in any usual quantisation.
 
     python benchmarks/make_model.py llava-1.1b --type q4_k_m --out models
 
@@ -9,40 +9,15 @@ timing and memory; what such a model says means nothing.
 from __future__ import annotations
 
 import argparse
-import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
 import numpy as np
+from model_shapes import SHAPES, LmShape, Shape
 
 Type = gguf.GGMLQuantizationType
 
-
-@dataclasses.dataclass(frozen=True)
-class Shape:
-    """Dimensions of a language model and the tower in front of it."""
-
-    n_layers: int
-    n_embd: int
-    n_heads: int
-    n_kv_heads: int
-    n_ff: int
-    n_vocab: int
-    n_ctx: int
-    v_layers: int
-    v_embd: int
-    v_heads: int
-    v_ff: int
-    image_size: int
-    patch_size: int = 14
-
-
-SHAPES = {
-    # TinyLlama 1.1B with CLIP ViT-L/14-336: the shapes of LLaVA-1.5 at a size that two cores can time.
-    "llava-1.1b": Shape(22, 2048, 32, 4, 5632, 32000, 4096, 23, 1024, 16, 4096, 336),
-    # Loads and answers in a moment: for trying the API.
-    "demo": Shape(4, 256, 8, 2, 768, 4096, 4096, 4, 192, 4, 768, 112),
-}
 
 # The matrix type of each recipe; q4_k_m gives some matrices more bits, as the usual quantiser does.
 RECIPES = {
@@ -56,13 +31,15 @@ RECIPES = {
 }
 
 
-def tensor_type(recipe: str, name: str) -> Type:
+def tensor_type(recipe: str, name: str, cols: int) -> Type:
     """The stored type of a matrix under a recipe."""
+    dtype = RECIPES[recipe]
     if recipe == "q4_k_m" and (
         name == "output.weight" or name.endswith(("attn_v.weight", "ffn_down.weight"))
     ):
-        return Type.Q6_K
-    return RECIPES[recipe]
+        dtype = Type.Q6_K
+    # Rows that are not whole blocks of 256 go to a type with smaller ones, as the usual quantiser does it.
+    return dtype if cols % gguf.GGML_QUANT_SIZES[dtype][0] == 0 else Type.Q8_0
 
 
 def _random_blocks(rng: np.random.Generator, n_blocks: int, dtype: Type, std: float) -> np.ndarray:
@@ -98,14 +75,15 @@ def random_matrix(rng: np.random.Generator, rows: int, cols: int, dtype: Type) -
     return _random_blocks(rng, rows * cols // block, dtype, std).reshape(rows, -1)
 
 
-def add_vocabulary(writer: gguf.GGUFWriter, n_vocab: int) -> None:
-    """A SentencePiece-style vocabulary of made-up words with byte fallback."""
+def add_vocabulary(writer: gguf.GGUFWriter, n_vocab: int, special: tuple[str, ...]) -> None:
+    """A SentencePiece-style vocabulary of made-up words with byte fallback, control tokens at its end."""
+    n_words = n_vocab - 259 - len(special)
     syllables = [c + v for c in "bdfgklmnprstvz" for v in "aeiou"]
     words: list[str] = list("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:;!?'\"-() ▁")
     seen = set(words)
     for size in range(1, 4):
         for number in range(len(syllables) ** size):
-            if len(words) >= n_vocab - 259:
+            if len(words) >= n_words:
                 break
             digits = [number // len(syllables) ** k % len(syllables) for k in range(size)]
             word = "".join(syllables[d] for d in digits)
@@ -113,13 +91,13 @@ def add_vocabulary(writer: gguf.GGUFWriter, n_vocab: int) -> None:
                 if text not in seen:
                     seen.add(text)
                     words.append(text)
-    words = words[: n_vocab - 259]
-    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *words]
+    words = words[:n_words]
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *words, *special]
     writer.add_tokenizer_model("llama")
     writer.add_tokenizer_pre("default")
     writer.add_token_list(tokens)
-    writer.add_token_scores([0.0] * 259 + [-float(i) for i in range(len(words))])
-    writer.add_token_types([2, 3, 3] + [6] * 256 + [1] * len(words))
+    writer.add_token_scores([0.0] * 259 + [-float(i) for i in range(len(words))] + [0.0] * len(special))
+    writer.add_token_types([2, 3, 3] + [6] * 256 + [1] * len(words) + [3] * len(special))
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)
@@ -127,11 +105,10 @@ def add_vocabulary(writer: gguf.GGUFWriter, n_vocab: int) -> None:
     writer.add_add_eos_token(False)
 
 
-def write_lm(path: Path, shape: Shape, recipe: str, seed: int) -> None:
+def write_lm(path: Path, shape: LmShape, recipe: str, seed: int) -> None:
     """Writes the language model file."""
     rng = np.random.default_rng(seed)
-    writer = gguf.GGUFWriter(path, "llama", use_temp_file=True)
-    head_dim = shape.n_embd // shape.n_heads
+    writer = gguf.GGUFWriter(path, shape.arch, use_temp_file=True)
     writer.add_name(path.stem)
     writer.add_block_count(shape.n_layers)
     writer.add_context_length(shape.n_ctx)
@@ -139,28 +116,35 @@ def write_lm(path: Path, shape: Shape, recipe: str, seed: int) -> None:
     writer.add_feed_forward_length(shape.n_ff)
     writer.add_head_count(shape.n_heads)
     writer.add_head_count_kv(shape.n_kv_heads)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_rope_dimension_count(head_dim)
-    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(shape.rope_base)
+    writer.add_rope_dimension_count(shape.head_dim)
+    writer.add_layer_norm_rms_eps(shape.eps)
     writer.add_vocab_size(shape.n_vocab)
     writer.add_quantization_version(2)
-    add_vocabulary(writer, shape.n_vocab)
+    qwen = shape.arch == "qwen2vl"
+    if qwen:
+        # Time, row and column turn an eighth and twice three sixteenths of a head.
+        half = shape.head_dim // 2
+        writer.add_rope_dimension_sections([half // 4, half * 3 // 8, half * 3 // 8, 0])
+    add_vocabulary(writer, shape.n_vocab, shape.special)
 
     def matrix(name: str, rows: int, cols: int) -> None:
-        dtype = tensor_type(recipe, name)
+        dtype = tensor_type(recipe, name, cols)
         data = random_matrix(rng, rows, cols, dtype)
         writer.add_tensor(name, data, raw_dtype=None if dtype == Type.F32 else dtype)
 
-    kv_width = shape.n_kv_heads * head_dim
+    kv_width = shape.n_kv_heads * shape.head_dim
     ones = np.ones(shape.n_embd, dtype=np.float32)
     matrix("token_embd.weight", shape.n_vocab, shape.n_embd)
-    matrix("output.weight", shape.n_vocab, shape.n_embd)
+    if not shape.tied:
+        matrix("output.weight", shape.n_vocab, shape.n_embd)
     writer.add_tensor("output_norm.weight", ones)
     for i in range(shape.n_layers):
         writer.add_tensor(f"blk.{i}.attn_norm.weight", ones)
-        matrix(f"blk.{i}.attn_q.weight", shape.n_embd, shape.n_embd)
-        matrix(f"blk.{i}.attn_k.weight", kv_width, shape.n_embd)
-        matrix(f"blk.{i}.attn_v.weight", kv_width, shape.n_embd)
+        for part, width in (("q", shape.n_embd), ("k", kv_width), ("v", kv_width)):
+            matrix(f"blk.{i}.attn_{part}.weight", width, shape.n_embd)
+            if qwen:
+                writer.add_tensor(f"blk.{i}.attn_{part}.bias", np.zeros(width, dtype=np.float32))
         matrix(f"blk.{i}.attn_output.weight", shape.n_embd, shape.n_embd)
         writer.add_tensor(f"blk.{i}.ffn_norm.weight", ones)
         matrix(f"blk.{i}.ffn_gate.weight", shape.n_ff, shape.n_embd)
@@ -169,59 +153,114 @@ def write_lm(path: Path, shape: Shape, recipe: str, seed: int) -> None:
     _close(writer)
 
 
+class _TowerWriter:
+    """Adds named tensors of a tower to a file."""
+
+    def __init__(self, writer: gguf.GGUFWriter, shape: Shape, recipe: str, seed: int) -> None:
+        self._writer = writer
+        self._rng = np.random.default_rng(seed + 1)
+        self._dtype = RECIPES[recipe]
+        self._width = shape.tower.width
+
+    def small(self, name: str, *shape: int) -> None:
+        self._writer.add_tensor(name, self._rng.standard_normal(shape, dtype=np.float32) * np.float32(0.02))
+
+    def matrix(self, name: str, rows: int, cols: int) -> None:
+        data = random_matrix(self._rng, rows, cols, self._dtype)
+        raw = None if self._dtype == Type.F32 else self._dtype
+        self._writer.add_tensor(f"{name}.weight", data, raw_dtype=raw)
+
+    def linear(self, name: str, rows: int, cols: int) -> None:
+        self.matrix(name, rows, cols)
+        self.small(f"{name}.bias", rows)
+
+    def norm(self, name: str) -> None:
+        self._writer.add_tensor(f"{name}.weight", np.ones(self._width, dtype=np.float32))
+        self._writer.add_tensor(f"{name}.bias", np.zeros(self._width, dtype=np.float32))
+
+    def patch(self, name: str, size: int) -> None:
+        kernel = self._rng.standard_normal((self._width, 3, size, size), dtype=np.float32)
+        self._writer.add_tensor(name, (kernel / np.sqrt(3.0 * size * size)).astype(np.float16))
+
+
+def _add_llava(out: _TowerWriter, writer: gguf.GGUFWriter, shape: Shape) -> None:
+    """LLaVA-1.5 in the layout of published files: ffn names swapped as there."""
+    t = shape.tower
+    writer.add_bool("clip.has_llava_projector", True)
+    writer.add_bool("clip.use_gelu", False)
+    # The layer whose output is used, counted from the input of layer 0: all that the file holds.
+    writer.add_array("clip.vision.feature_layer", [t.n_layers])
+    out.small("v.class_embd", t.width)
+    out.small("v.position_embd.weight", (t.image_size // t.patch) ** 2 + 1, t.width)
+    out.norm("v.pre_ln")
+    out.linear("mm.0", shape.lm.n_embd, t.width)
+    out.linear("mm.2", shape.lm.n_embd, shape.lm.n_embd)
+
+
+def _add_smolvlm(out: _TowerWriter, writer: gguf.GGUFWriter, shape: Shape) -> None:
+    t = shape.tower
+    factor = 4  # cells of 4 x 4 patches become one row
+    writer.add_string("general.type", "mmproj")
+    writer.add_bool("clip.use_gelu", True)
+    writer.add_uint32("clip.vision.projector.scale_factor", factor)
+    writer.add_uint32("clip.vision.preproc_image_size", 4 * t.image_size)
+    out.small("v.patch_embd.bias", t.width)
+    out.small("v.position_embd.weight", (t.image_size // t.patch) ** 2, t.width)
+    out.norm("v.post_ln")
+    out.matrix("mm.model.fc", shape.lm.n_embd, factor * factor * t.width)
+
+
+def _add_qwen2vl(out: _TowerWriter, writer: gguf.GGUFWriter, shape: Shape) -> None:
+    t = shape.tower
+    cell = 4 * t.width  # 2 x 2 patches become one row
+    writer.add_string("general.type", "mmproj")
+    writer.add_bool("clip.use_gelu", False)
+    out.patch("v.patch_embd.weight.1", t.patch)
+    out.norm("v.post_ln")
+    out.linear("mm.0", cell, cell)
+    out.linear("mm.2", shape.lm.n_embd, cell)
+
+
+FAMILIES: dict[str, Callable[[_TowerWriter, gguf.GGUFWriter, Shape], None]] = {
+    "mlp": _add_llava,
+    "idefics3": _add_smolvlm,
+    "qwen2vl_merger": _add_qwen2vl,
+}
+
+
 def write_mmproj(path: Path, shape: Shape, recipe: str, seed: int) -> None:
-    """Writes the projector file in the layout of published LLaVA-1.5 files (ffn names swapped as there)."""
-    rng = np.random.default_rng(seed + 1)
+    """Writes the file of the vision part."""
     writer = gguf.GGUFWriter(path, "clip", use_temp_file=True)
+    t = shape.tower
     writer.add_bool("clip.has_text_encoder", False)
     writer.add_bool("clip.has_vision_encoder", True)
-    writer.add_bool("clip.has_llava_projector", True)
-    writer.add_string("clip.projector_type", "mlp")
-    writer.add_bool("clip.use_gelu", False)
+    writer.add_string("clip.projector_type", t.projector)
     for key, value in {
-        "image_size": shape.image_size,
-        "patch_size": shape.patch_size,
-        "embedding_length": shape.v_embd,
-        "feed_forward_length": shape.v_ff,
-        "projection_dim": 768,
-        "block_count": shape.v_layers,
-        "attention.head_count": shape.v_heads,
+        "image_size": t.image_size,
+        "patch_size": t.patch,
+        "embedding_length": t.width,
+        "feed_forward_length": t.n_ff,
+        "projection_dim": shape.lm.n_embd,
+        "block_count": t.n_layers,
+        "attention.head_count": t.n_heads,
     }.items():
         writer.add_uint32(f"clip.vision.{key}", value)
-    # The layer whose output is used, counted from the input of layer 0: all that the file holds.
-    writer.add_array("clip.vision.feature_layer", [shape.v_layers])
-    writer.add_float32("clip.vision.attention.layer_norm_epsilon", 1e-5)
-    writer.add_array("clip.vision.image_mean", [0.48145466, 0.4578275, 0.40821073])
-    writer.add_array("clip.vision.image_std", [0.26862954, 0.26130258, 0.27577711])
+    writer.add_float32("clip.vision.attention.layer_norm_epsilon", 1e-6)
+    writer.add_array("clip.vision.image_mean", list(t.mean))
+    writer.add_array("clip.vision.image_std", list(t.std))
 
-    dtype = RECIPES[recipe]
-
-    def linear(name: str, rows: int, cols: int) -> None:
-        data = random_matrix(rng, rows, cols, dtype)
-        writer.add_tensor(f"{name}.weight", data, raw_dtype=None if dtype == Type.F32 else dtype)
-        writer.add_tensor(f"{name}.bias", rng.standard_normal(rows, dtype=np.float32) * np.float32(0.02))
-
-    def norm(name: str) -> None:
-        writer.add_tensor(f"{name}.weight", np.ones(shape.v_embd, dtype=np.float32))
-        writer.add_tensor(f"{name}.bias", np.zeros(shape.v_embd, dtype=np.float32))
-
-    def small(n: int) -> np.ndarray:
-        return rng.standard_normal((n, shape.v_embd), dtype=np.float32) * np.float32(0.02)
-
-    patch = rng.standard_normal((shape.v_embd, 3, shape.patch_size, shape.patch_size), dtype=np.float32)
-    writer.add_tensor("v.patch_embd.weight", (patch / np.sqrt(588.0)).astype(np.float16))
-    writer.add_tensor("v.class_embd", small(1)[0])
-    writer.add_tensor("v.position_embd.weight", small((shape.image_size // shape.patch_size) ** 2 + 1))
-    norm("v.pre_ln")
-    for i in range(shape.v_layers):
-        norm(f"v.blk.{i}.ln1")
-        norm(f"v.blk.{i}.ln2")
+    out = _TowerWriter(writer, shape, recipe, seed)
+    out.patch("v.patch_embd.weight", t.patch)
+    FAMILIES[t.projector](out, writer, shape)
+    # Published LLaVA-1.5 files call the first matrix of a feed-forward block "down".
+    first, second = ("ffn_down", "ffn_up") if t.projector == "mlp" else ("ffn_up", "ffn_down")
+    for i in range(t.n_layers):
+        out.norm(f"v.blk.{i}.ln1")
+        out.norm(f"v.blk.{i}.ln2")
         for part in ("attn_q", "attn_k", "attn_v", "attn_out"):
-            linear(f"v.blk.{i}.{part}", shape.v_embd, shape.v_embd)
-        linear(f"v.blk.{i}.ffn_down", shape.v_ff, shape.v_embd)
-        linear(f"v.blk.{i}.ffn_up", shape.v_embd, shape.v_ff)
-    linear("mm.0", shape.n_embd, shape.v_embd)
-    linear("mm.2", shape.n_embd, shape.n_embd)
+            out.linear(f"v.blk.{i}.{part}", t.width, t.width)
+        out.linear(f"v.blk.{i}.{first}", t.n_ff, t.width)
+        out.linear(f"v.blk.{i}.{second}", t.width, t.n_ff)
     _close(writer)
 
 
@@ -240,11 +279,15 @@ def make(
     out.mkdir(parents=True, exist_ok=True)
     lm = out / f"{shape_name}-{recipe}.gguf"
     mmproj = out / f"{shape_name}-mmproj-{mmproj_recipe}.gguf"
-    for path, write, kind in ((lm, write_lm, recipe), (mmproj, write_mmproj, mmproj_recipe)):
+
+    def write(path: Path, writer: Callable[[Path], None]) -> None:
         if not path.exists():
             partial = path.with_suffix(".part")
-            write(partial, shape, kind, seed)
+            writer(partial)
             partial.rename(path)
+
+    write(lm, lambda path: write_lm(path, shape.lm, recipe, seed))
+    write(mmproj, lambda path: write_mmproj(path, shape, mmproj_recipe, seed))
     return lm, mmproj
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from kernel_builds import build, need
 
 from trimtok_cpp import Model, Result, _core
 from trimtok_cpp.images import load_image
@@ -152,3 +154,14 @@ def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Every instruction set of this machine and build; models made in the test use it."""
     monkeypatch.setenv("TRIMTOK_CPU_ISA", request.param)
     return request.param
+
+
+@pytest.fixture(scope="session")
+def parity() -> Path:
+    need("cmake")
+    if not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++")):
+        pytest.skip("no C++ compiler")
+    return (
+        build(ROOT / "build/parity", ["trimtok_parity"], "-DCMAKE_BUILD_TYPE=Release")
+        / "tests/parity/trimtok_parity"
+    )

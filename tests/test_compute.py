@@ -12,8 +12,6 @@ from gguf import GGMLQuantizationType, quants
 import trimtok_cpp
 from trimtok_cpp import UnsupportedError, _core
 
-BEST = _core.ops.best_isa()
-WIDE = ("avx512", "avx512_bf16", "amx")
 
 
 def make_weights(dtype: GGMLQuantizationType, rows: int, cols: int) -> tuple[np.ndarray, np.ndarray]:
@@ -27,8 +25,8 @@ def blocks_of_int8(x: np.ndarray) -> np.ndarray:
     """The rounding of Compute::kInt8 (kernels/include/trimtok/args.h), in NumPy."""
     blocks = x.reshape(-1, 32)
     largest = np.abs(blocks).max(axis=1, keepdims=True)
-    codes = np.rint(blocks * (np.float32(127) / largest))
-    return (codes * (largest / np.float32(127))).reshape(x.shape)
+    codes = np.rint(blocks * (np.float32(16256) / largest))
+    return (codes * (largest / np.float32(16256))).reshape(x.shape)
 
 
 @pytest.mark.parametrize("isa", _core.ops.isas())
@@ -43,7 +41,7 @@ def test_int8_is_the_product_of_rounded_activations(isa: str, rows: int, name: s
     scale = np.abs(rounded) @ np.abs(values.T).astype(np.float64)
     assert np.all(np.abs(out - rounded @ values.T.astype(np.float64)) <= 2e-6 * scale)
     # Half a step of each block: the price of int8 that args.h states.
-    steps = np.abs(x).reshape(rows, -1, 32).max(axis=2).repeat(32, axis=1) / 254
+    steps = np.abs(x).reshape(rows, -1, 32).max(axis=2).repeat(32, axis=1) / (2 * 16256)
     exact = x.astype(np.float64) @ values.T
     assert np.all(np.abs(out - exact) <= steps @ np.abs(values.T) + 2e-6 * scale)
 
@@ -53,7 +51,7 @@ def test_bf16_rounds_both_or_is_refused(isa: str) -> None:
     dtype = GGMLQuantizationType.F16
     values = np.random.default_rng(3).standard_normal((24, 577)).astype(np.float16)
     x = np.random.default_rng(4).standard_normal((40, 577), dtype=np.float32)
-    if isa not in ("ref", "avx512_bf16", "amx"):
+    if isa not in ("ref", "avx512_bf16"):
         with pytest.raises(UnsupportedError, match="matmul"):
             _core.ops.matmul(x, values.tobytes(), dtype.value, 24, isa, 1, "bf16")
         return
@@ -85,15 +83,16 @@ def test_info_tells_the_choice(llava15: Golden, isa: str) -> None:
         "many_rows": "f32",
     }
     blocks = {name: picked for name, picked in choice.items() if name[0] in "QI"}
+    wide = {"avx512": ("int8",), "avx512_bf16": ("bf16", "int8")}  # bf16 where it is quicker: not on Intel
     for picked in blocks.values():
         assert picked["few_rows"] == ("f32" if isa == "ref" else "int8")
-        assert picked["many_rows"] == ("int8" if isa in WIDE else "f32")
+        assert picked["many_rows"] in wide.get(isa, ("f32",))
     exact = trimtok_cpp.Model(llava15.lm, compute="f32").info()["compute_by_weight"]
     assert all(picked == {"few_rows": "f32", "many_rows": "f32"} for picked in exact.values())
 
 
 def test_bf16_needs_its_instructions(llava15: Golden, isa: str) -> None:
-    if isa in ("ref", "avx512_bf16", "amx"):
+    if isa in ("ref", "avx512_bf16"):
         assert trimtok_cpp.Model(llava15.lm, compute="bf16").info()["compute"] == "bf16"
         return
     with pytest.raises(UnsupportedError, match=rf'"bf16" has no kernels for the instruction set {isa}'):

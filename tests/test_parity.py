@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from check_weak_symbols import isa_objects, weak_symbols
+from kernel_builds import ROOT, build, need, run
 
 pytestmark = pytest.mark.subprocess
 
-ROOT = Path(__file__).resolve().parent.parent
 OPS = re.findall(r"^TT_OP\((\w+),", (ROOT / "kernels/include/trimtok/ops.def").read_text(), re.MULTILINE)
 SERVED = re.findall(r"^TT_SERVE\((\w+)\)", (ROOT / "kernels/cpu/simd/served.def").read_text(), re.MULTILINE)
 RESULT = re.compile(
@@ -30,50 +28,6 @@ LAYERS = {
 }
 MATMUL_ONLY = {"avx512_bf16", "neon_dot"}
 CROSS = "aarch64-linux-gnu-"
-
-
-def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False)
-
-
-def build(directory: Path, targets: list[str], *options: str) -> Path:
-    """Configures and builds; a build that fails fails the test with the compiler's words."""
-    jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", str(min(4, os.cpu_count() or 1)))
-    generator = ["-G", "Ninja"] if shutil.which("ninja") else []
-    configure = [
-        "cmake",
-        "-S",
-        ROOT,
-        "-B",
-        directory,
-        "-DTRIMTOK_TESTS=ON",
-        "-DTRIMTOK_WERROR=ON",
-        *generator,
-    ]
-    for command in (
-        [*configure, *options],
-        ["cmake", "--build", directory, "-j", jobs, "--target", *targets],
-    ):
-        result = run(*command)
-        assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
-    return directory
-
-
-def need(*programs: str) -> None:
-    missing = [name for name in programs if shutil.which(name) is None]
-    if missing:
-        pytest.skip(f"not installed: {', '.join(missing)}")
-
-
-@pytest.fixture(scope="session")
-def parity() -> Path:
-    need("cmake")
-    if not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++")):
-        pytest.skip("no C++ compiler")
-    return (
-        build(ROOT / "build/parity", ["trimtok_parity"], "-DCMAKE_BUILD_TYPE=Release")
-        / "tests/parity/trimtok_parity"
-    )
 
 
 def available_isas(binary: Path) -> list[str]:

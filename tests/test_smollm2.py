@@ -61,7 +61,7 @@ def test_prompts_become_the_recorded_ids() -> None:
 @pytest.mark.parametrize("kv_dtype", TOLERANCES)
 def test_logits_match_transformers(variant: tuple[str, Path], kv_dtype: str) -> None:
     name, path = variant
-    model = _core.Model(str(path), kv_dtype=kv_dtype)
+    model = _core.Model(str(path), kv_dtype=kv_dtype, compute="f32")
     for prompt, expected in GOLDEN[name].items():
         ids = GOLDEN["prompts"][prompt]["ids"]
         # Two batches: the second reads what the first one cached.
@@ -75,6 +75,22 @@ def test_logits_match_transformers(variant: tuple[str, Path], kv_dtype: str) -> 
         assert abs(log_sum_exp - expected["log_sum_exp"]) <= limit
         assert np.abs(logits).max() == pytest.approx(expected["max_abs_logit"], abs=limit)
         assert int(logits.argmax()) == expected["argmax"]
+
+
+def test_rounding_costs_what_is_documented(variant: tuple[str, Path]) -> None:
+    """The errors of docs/performance.md, with headroom for other instruction sets."""
+    _, path = variant
+    ids = GOLDEN["prompts"]["chat"]["ids"]
+
+    def logits(compute: str, chunk: int) -> np.ndarray:
+        model = _core.Model(str(path), kv_dtype="f32", compute=compute)
+        values = model.logits(model.embed(ids), np.arange(len(ids)), n_last=len(ids), chunk=chunk)
+        return values.astype(np.float64) - values.mean(axis=1, keepdims=True)
+
+    for chunk in (128, 1):
+        exact = logits("f32", chunk)
+        error = np.sqrt(np.mean((logits("int8", chunk) - exact) ** 2) / np.mean(exact**2))
+        assert 1e-6 < error < 2e-3
 
 
 def test_reference_variants_differ_visibly() -> None:

@@ -41,10 +41,13 @@ size_t span_bytes(const ConstMatrix& m) {
 
 }  // namespace
 
-Backend::Backend(const KernelTable* table, int32_t n_threads, MemoryPtr memory, ComputePolicy compute)
+Backend::Backend(const KernelTable* table, int32_t n_threads, MemoryPtr memory, ComputePolicy compute,
+                 int32_t n_threads_decode)
     : table_(table), compute_(compute), memory_(std::move(memory)), pool_(n_threads), arena_(memory_) {
-  context_.n_threads = n_threads;
-  context_.pool = &pool_;
+  if (n_threads_decode != 0 && n_threads_decode != n_threads) {
+    decode_pool_ = std::make_unique<ThreadPool>(n_threads_decode);
+  }
+  use(pool_);
   context_.parallel = [](void* pool, int64_t n_tasks, ExecContext::Task task, void* arg) {
     static_cast<ThreadPool*>(pool)->parallel(n_tasks, task, arg);
   };
@@ -65,8 +68,9 @@ void* Backend::take_scratch(void* self, size_t bytes) {
   return backend.scratch_.data();
 }
 
-std::unique_ptr<Backend> Backend::cpu(int32_t n_threads, ComputePolicy compute) {
-  return over(cpu_table_for(compute), n_threads, nullptr, compute);
+std::unique_ptr<Backend> Backend::cpu(int32_t n_threads, ComputePolicy compute, int32_t n_threads_decode) {
+  return std::unique_ptr<Backend>(
+      new Backend(cpu_table_for(compute), n_threads, nullptr, compute, n_threads_decode));
 }
 
 std::unique_ptr<Backend> Backend::cuda(int32_t n_threads, std::string& reason) {
@@ -79,7 +83,7 @@ std::unique_ptr<Backend> Backend::cuda(int32_t n_threads, std::string& reason) {
 
 std::unique_ptr<Backend> Backend::over(const KernelTable* table, int32_t n_threads, MemoryPtr memory,
                                        ComputePolicy compute) {
-  return std::unique_ptr<Backend>(new Backend(table, n_threads, std::move(memory), compute));
+  return std::unique_ptr<Backend>(new Backend(table, n_threads, std::move(memory), compute, 0));
 }
 
 std::unique_ptr<Backend> Backend::isolated(int32_t n_threads, size_t limit_bytes, ComputePolicy compute) {

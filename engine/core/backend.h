@@ -34,7 +34,9 @@ class Backend {
   // The ISA is the machine's best, or TRIMTOK_CPU_ISA when set (a name of isa_name): asking for one that the
   // machine or the build lacks is an error, as is a policy that the ISA has no bodies for. No other
   // environment variable changes results.
-  static std::unique_ptr<Backend> cpu(int32_t n_threads, ComputePolicy compute = ComputePolicy::kF32);
+  // n_threads_decode: threads while an answer is written, which waits for memory; 0: n_threads.
+  static std::unique_ptr<Backend> cpu(int32_t n_threads, ComputePolicy compute = ComputePolicy::kF32,
+                                      int32_t n_threads_decode = 0);
   // The first CUDA device. null, with the reason, when there is none that this build can use.
   static std::unique_ptr<Backend> cuda(int32_t n_threads, std::string& reason);
   // Any table over any memory; on a device the pool is for work of the host.
@@ -44,10 +46,23 @@ class Backend {
   static std::unique_ptr<Backend> isolated(int32_t n_threads, size_t limit_bytes,
                                            ComputePolicy compute = ComputePolicy::kF32);
 
+  // Decoding steps run on threads of their own number while one of these lives.
+  class DecodeThreads {
+   public:
+    explicit DecodeThreads(Backend& backend) : backend_(backend) { backend_.use(*backend_.decode_pool()); }
+    ~DecodeThreads() { backend_.use(backend_.pool_); }
+    DecodeThreads(const DecodeThreads&) = delete;
+    DecodeThreads& operator=(const DecodeThreads&) = delete;
+
+   private:
+    Backend& backend_;
+  };
+
   const KernelTable& ops() const noexcept { return *table_; }
   const ExecContext& context() const noexcept { return context_; }
   Arena& arena() noexcept { return arena_; }
   int32_t n_threads() const noexcept { return pool_.n_threads(); }
+  int32_t n_threads_decode() const noexcept { return decode_pool_ ? decode_pool_->n_threads() : n_threads(); }
   ComputePolicy compute() const noexcept { return compute_; }
   // The rounding that matmul gives `rows` rows of x and weights of this dtype.
   Compute compute_for(Dtype weight, int64_t rows) const {
@@ -107,9 +122,17 @@ class Backend {
 #undef TT_OP
 
  private:
-  Backend(const KernelTable* table, int32_t n_threads, MemoryPtr memory, ComputePolicy compute);
+  Backend(const KernelTable* table, int32_t n_threads, MemoryPtr memory, ComputePolicy compute,
+          int32_t n_threads_decode);
   const void* upload_bytes(const void* host, size_t bytes);
   static void* take_scratch(void* self, size_t bytes);
+  ThreadPool* decode_pool() {
+    return decode_pool_ ? decode_pool_.get() : &pool_;
+  }
+  void use(ThreadPool& pool) {
+    context_.pool = &pool;
+    context_.n_threads = pool.n_threads();
+  }
 
   template <typename Args>
   const Args& resolve(const Args& args) const {
@@ -125,6 +148,7 @@ class Backend {
   ComputePolicy compute_;
   MemoryPtr memory_;
   ThreadPool pool_;
+  std::unique_ptr<ThreadPool> decode_pool_;  // null: pool_ serves every phase. Its workers sleep between
   Arena arena_;
   Buffer scratch_;
   ExecContext context_;

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <mutex>
 #include <thread>
@@ -19,7 +20,8 @@ namespace {
 constexpr int32_t kMaxThreads = 512;
 // How long an idle worker polls before it sleeps: bridges the gap between two ops of a layer, and a
 // desktop application that waits for its user burns nothing.
-constexpr int kSpins = 4000;
+constexpr std::chrono::microseconds kSpin{50};
+constexpr int kPollsPerClock = 32;  // reading the clock costs about as much as a few polls
 
 void relax() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -29,16 +31,33 @@ void relax() {
 #endif
 }
 
+// Polls until `ready` or the time is over; whether it became ready.
+template <typename Ready>
+bool spin(const Ready& ready) {
+  const auto end = std::chrono::steady_clock::now() + kSpin;
+  do {
+    for (int i = 0; i < kPollsPerClock; ++i) {
+      if (ready()) return true;
+      relax();
+    }
+  } while (std::chrono::steady_clock::now() < end);
+  return false;
+}
+
 }  // namespace
 
 struct ThreadPool::State {
   std::vector<std::thread> workers;
   int32_t n_threads = 1;
 
-  // One job at a time. `epoch` announces it, `next` hands out its tasks, `busy` counts workers in it.
-  std::atomic<uint64_t> epoch{0};
+  // One job at a time; `next` hands out its tasks. `gate` is its number (high half), whether it is open, and
+  // how many workers are inside. A worker enters an open gate only: one that the system keeps from running
+  // (other programs, NumPy's threads) holds up nobody, its share is done by the others.
+  static constexpr uint64_t kOpen = uint64_t{1} << 31;
+  static constexpr uint64_t kInside = kOpen - 1;
+  static uint64_t number(uint64_t gate) { return gate >> 32; }
+  std::atomic<uint64_t> gate{0};
   std::atomic<int64_t> next{0};
-  std::atomic<int32_t> busy{0};
   std::atomic<bool> stop{false};
   int64_t n_tasks = 0;
   ExecContext::Task task = nullptr;
@@ -52,25 +71,35 @@ struct ThreadPool::State {
     for (int64_t i = next.fetch_add(1); i < n_tasks; i = next.fetch_add(1)) task(arg, i, thread);
   }
 
-  void wait_for(uint64_t seen) {
-    for (int i = 0; i < kSpins; ++i) {
-      if (epoch.load(std::memory_order_acquire) != seen || stop.load(std::memory_order_relaxed)) return;
-      relax();
-    }
+  void wait_beyond(uint64_t seen) {
+    const auto ready = [&] { return number(gate.load()) != seen || stop.load(); };
+    if (spin(ready)) return;
     std::unique_lock lock(mutex);
     sleepers.fetch_add(1);
-    wake.wait(lock, [&] { return epoch.load() != seen || stop.load(); });
+    wake.wait(lock, ready);
     sleepers.fetch_sub(1);
+  }
+
+  // False: the job is over, or there is none.
+  bool enter(uint64_t* seen) {
+    uint64_t now = gate.load();
+    while ((now & kOpen) != 0) {
+      if (!gate.compare_exchange_weak(now, now + 1)) continue;
+      *seen = number(now);
+      return true;
+    }
+    *seen = number(now);
+    return false;
   }
 
   void work(int32_t thread) {
     uint64_t seen = 0;
     while (true) {
-      wait_for(seen);
+      wait_beyond(seen);
       if (stop.load()) return;
-      seen = epoch.load(std::memory_order_acquire);
+      if (!enter(&seen)) continue;
       drain(thread);
-      busy.fetch_sub(1, std::memory_order_release);
+      gate.fetch_sub(1);
     }
   }
 };
@@ -118,23 +147,18 @@ void ThreadPool::parallel(int64_t n_tasks, ExecContext::Task task, void* arg) {
   s.task = task;
   s.arg = arg;
   s.next.store(0);
-  s.busy.store(static_cast<int32_t>(s.workers.size()));
   {
-    // A worker about to sleep holds the mutex while it checks the epoch: no wake-up can be lost.
+    // A worker about to sleep holds the mutex while it looks at the gate: no wake-up can be lost.
     std::lock_guard lock(s.mutex);
-    s.epoch.fetch_add(1, std::memory_order_release);
+    s.gate.store((State::number(s.gate.load()) + 1) << 32 | State::kOpen);
   }
   if (s.sleepers.load() > 0) s.wake.notify_all();
   s.drain(0);
-  // Every worker passes through every job, so the next one cannot start while a slow worker looks at this
-  // one.
-  for (int spins = 0; s.busy.load(std::memory_order_acquire) != 0; ++spins) {
-    if (spins < kSpins) {
-      relax();
-    } else {
-      std::this_thread::yield();
-    }
-  }
+  // Nobody enters from here on; those inside are at their last task.
+  s.gate.fetch_and(~State::kOpen);
+  const auto empty = [&] { return (s.gate.load() & State::kInside) == 0; };
+  if (spin(empty)) return;
+  while (!empty()) std::this_thread::yield();
 }
 
 int32_t ThreadPool::default_n_threads() {

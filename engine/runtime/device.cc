@@ -5,8 +5,10 @@
 
 namespace trimtok {
 
-DeviceChoice choose_device(const std::string& device, int32_t n_threads, ComputePolicy compute) {
+DeviceChoice choose_device(const std::string& device, int32_t n_threads, int32_t n_threads_batch,
+                           ComputePolicy compute) {
   if (n_threads == 0) n_threads = ThreadPool::default_n_threads();
+  if (n_threads_batch == 0) n_threads_batch = n_threads;
   constexpr std::string_view kIsolated = "isolated";
   if (device.starts_with(kIsolated)) {
     const char* mib = device.c_str() + kIsolated.size();
@@ -18,7 +20,7 @@ DeviceChoice choose_device(const std::string& device, int32_t n_threads, Compute
     fail(ErrorCode::kInvalidArgument, "[device] is \"%.32s\", must be one of auto, cpu, cuda",
          device.c_str());
   }
-  if (device == "cpu") return {Backend::cpu(n_threads, compute), ""};
+  if (device == "cpu") return {Backend::cpu(n_threads_batch, compute, n_threads), ""};
   std::string reason;
   std::unique_ptr<Backend> cuda = Backend::cuda(n_threads, reason);
   if (cuda != nullptr && device == "auto" && cuda->ops().isa == Isa::kCudaHost) {
@@ -31,7 +33,8 @@ DeviceChoice choose_device(const std::string& device, int32_t n_threads, Compute
          compute_policy_name(compute));
   }
   if (cuda != nullptr) return {std::move(cuda), ""};
-  if (device == "auto") return {Backend::cpu(n_threads, compute), "auto took the CPU: " + reason};
+  if (device == "auto")
+    return {Backend::cpu(n_threads_batch, compute, n_threads), "auto took the CPU: " + reason};
   fail(ErrorCode::kUnsupported, "[device] cuda cannot be used: %s; use device=\"cpu\"", reason.c_str());
 }
 

@@ -35,8 +35,8 @@ std::shared_ptr<Model> Model::load(const ModelOptions& options, const RunControl
   std::shared_ptr<Model> model(new Model);
   constexpr int64_t kSteps = 4;
   model->kv_dtype_ = kv_dtype_from_name(options.kv_dtype.c_str());
-  DeviceChoice choice =
-      choose_device(options.device, options.n_threads, compute_policy_from_name(options.compute.c_str()));
+  DeviceChoice choice = choose_device(options.device, options.n_threads, options.n_threads_batch,
+                                      compute_policy_from_name(options.compute.c_str()));
   model->backend_ = std::move(choice.backend);
   model->device_note_ = std::move(choice.note);
   model->image_cache_ = std::make_unique<ImageCache>(options.image_cache_bytes);

@@ -21,12 +21,13 @@ namespace trimtok {
 struct ModelOptions {
   std::string path;
   std::string mmproj;            // empty: find it (see find_model_files)
-  std::string device = "auto";   // auto | cpu | cuda; tests: see make_backend() in model.cc
+  std::string device = "auto";   // auto | cpu | cuda; tests: see choose_device()
   int32_t gpu_layers = -1;       // layers of the decoder on the device, the first ones; -1: all
   std::string kv_dtype = "f16";  // f16 | bf16 | q8_0 | f32
   std::string compute = "auto";  // auto | f32 | bf16 | int8
   int64_t n_ctx = 0;             // 0: the trained context
   int32_t n_threads = 0;         // 0: every CPU this process may use
+  int32_t n_threads_batch = 0;   // while encoding and prefilling; 0: n_threads
   size_t image_cache_bytes = 0;  // rows of pictures that are remembered
 };
 

@@ -97,6 +97,7 @@ void Sequence::append(int32_t id, int32_t position, std::span<float> logits, con
   const DecoderInfo& info = model_->decoder().info();
   std::lock_guard lock(model_->compute_mutex());
   Backend& backend = model_->backend();
+  const Backend::DecodeThreads threads(backend);
   Arena::Mark mark(backend.arena());
   Matrix row = backend.arena().matrix(1, info.n_embd);
   model_->decoder().embed(model_->layers(), std::span(&id, 1), row);

@@ -21,16 +21,14 @@ bool has_wide_int8(Isa isa) {
 Compute automatic(Isa isa, Dtype weight, int64_t rows) {
   if (isa == Isa::kRef) return Compute::kF32;
   const bool few = rows <= kFewRows;
-  // Tiles multiply bf16 faster than anything else here multiplies int8 block by block.
-  if (isa == Isa::kAmx && !few) return Compute::kBf16;
-  if (is_block_format(weight)) return few || has_wide_int8(isa) ? Compute::kInt8 : Compute::kF32;
-  return isa == Isa::kAvx512Bf16 && !few && bf16_beats_f32() ? Compute::kBf16 : Compute::kF32;
+  if (!few && isa == Isa::kAvx512Bf16 && bf16_beats_f32()) return Compute::kBf16;
+  return is_block_format(weight) && (few || has_wide_int8(isa)) ? Compute::kInt8 : Compute::kF32;
 }
 
 }  // namespace
 
 bool cpu_serves(Isa isa, ComputePolicy policy) {
-  return policy != ComputePolicy::kBf16 || isa == Isa::kRef || isa >= Isa::kAvx512Bf16;
+  return policy != ComputePolicy::kBf16 || isa == Isa::kRef || isa == Isa::kAvx512Bf16;
 }
 
 Compute cpu_compute(Isa isa, ComputePolicy policy, Dtype weight, int64_t rows) {

@@ -1,14 +1,10 @@
-// Which tables this machine can run, and the layers they are made of: ref <- avx2 <- avx512 <- avx512_bf16 <-
-// amx, ref <- neon <- neon_dot.
+// Which tables this machine can run, and the layers they are made of: ref <- avx2 <- avx512 <- avx512_bf16,
+// ref <- neon <- neon_dot.
 #include "kernels/cpu/isa_tables.h"
 #include "trimtok/kernels.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
-#endif
-#if defined(__linux__)
-#include <sys/syscall.h>
-#include <unistd.h>
 #endif
 #if defined(__linux__) && defined(__aarch64__)
 #include <sys/auxv.h>
@@ -44,20 +40,8 @@ struct X86Features {
   bool avx2 = false;
   bool avx512 = false;
   bool avx512_bf16 = false;
-  bool amx = false;
   bool amd = false;
 };
-
-// Tiles are 8 KiB of state that the kernel saves only for processes that asked for it.
-bool ask_for_tiles() {
-#if defined(__linux__)
-  constexpr long kArchReqXcompPerm = 0x1023;
-  constexpr long kXfeatureTileData = 18;
-  return syscall(SYS_arch_prctl, kArchReqXcompPerm, kXfeatureTileData) == 0;
-#else
-  return false;
-#endif
-}
 
 bool is_amd() {
   uint32_t eax = 0;
@@ -90,12 +74,8 @@ X86Features detect_x86() {
   const uint32_t kAvx512 = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
   features.avx512 = features.avx2 && (ebx & kAvx512) == kAvx512 && (ecx & bit_AVX512VNNI) != 0 &&
                     (xcr0 & kAvx512State) == kAvx512State;
-  const uint32_t kTileState = 0x60000;  // tile configuration and data
-  const uint32_t kTiles = bit_AMX_TILE | bit_AMX_BF16;
-  const bool tiles = (edx & kTiles) == kTiles && (xcr0 & kTileState) == kTileState;
   if (__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) == 0) return features;
   features.avx512_bf16 = features.avx512 && (eax & bit_AVX512BF16) != 0;
-  features.amx = features.avx512_bf16 && tiles && ask_for_tiles();
   features.amd = is_amd();
   return features;
 }
@@ -171,8 +151,6 @@ const char* isa_name(Isa isa) {
       return "avx512";
     case Isa::kAvx512Bf16:
       return "avx512_bf16";
-    case Isa::kAmx:
-      return "amx";
     case Isa::kCuda:
       return "cuda";
     case Isa::kCudaHost:

@@ -66,6 +66,7 @@ def _load(args: argparse.Namespace, bar: _ProgressBar, **options: Any) -> Model:
         gpu_layers=args.gpu_layers,
         n_ctx=args.ctx,
         n_threads=args.threads,
+        n_threads_batch=args.threads_batch,
         kv_dtype=args.kv_dtype,
         compute=args.compute,
         **options,
@@ -301,6 +302,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     load.add_argument("--ctx", type=_positive, metavar="N", help="rows of context (default: as trained)")
     load.add_argument("--threads", type=_positive, metavar="N", help="default: every CPU")
+    load.add_argument(
+        "--threads-batch", type=_positive, metavar="N",
+        help="while encoding and prefilling (default: as --threads)",
+    )  # fmt: skip
     load.add_argument("--kv-dtype", choices=KV_DTYPES, default="f16")
     load.add_argument("--compute", choices=COMPUTES, default="auto", help="precision of matrix products")
 

@@ -58,6 +58,7 @@ class Model:
         gpu_layers: int | None = None,
         n_ctx: int | None = None,
         n_threads: int | None = None,
+        n_threads_batch: int | None = None,
         kv_dtype: str = "f16",
         compute: str = "auto",
         seed: int | None = None,
@@ -73,7 +74,9 @@ class Model:
         embedding table and the output head are the CPU's then. None is all. The vision tower is always the
         device's. `plan` tells what fits.
         n_ctx: rows of context, pictures and answer included; None is the trained context.
-        n_threads: None is every CPU that this process may use.
+        n_threads: threads while an answer is written; None is every CPU that this process may use.
+        n_threads_batch: threads while pictures are encoded and prompts read; None is n_threads. Neither
+        changes an answer.
         kv_dtype: type of the key/value cache: "f16", "bf16", "q8_0" or "f32".
         compute: what products of weights and activations are rounded to: "f32" not at all, "bf16", "int8"
         (activations only, against weights stored in blocks of up to 8 bits), or "auto", the quickest for each
@@ -87,7 +90,18 @@ class Model:
         the device is too small, ValueError for a wrong pair and for arguments out of range.
         """
         self._open(
-            path, mmproj, device, gpu_layers, n_ctx, n_threads, kv_dtype, compute, seed, image_cache_mb, None
+            path,
+            mmproj,
+            device,
+            gpu_layers,
+            n_ctx,
+            n_threads,
+            n_threads_batch,
+            kv_dtype,
+            compute,
+            seed,
+            image_cache_mb,
+            None,
         )
 
     @classmethod
@@ -100,6 +114,7 @@ class Model:
             "gpu_layers": None,
             "n_ctx": None,
             "n_threads": None,
+            "n_threads_batch": None,
             "kv_dtype": "f16",
             "compute": "auto",
             "seed": None,
@@ -116,6 +131,7 @@ class Model:
         gpu_layers: int | None,
         n_ctx: int | None,
         n_threads: int | None,
+        n_threads_batch: int | None,
         kv_dtype: str,
         compute: str,
         seed: int | None,
@@ -131,7 +147,8 @@ class Model:
             kv_dtype=_choice("kv_dtype", kv_dtype, KV_DTYPES),
             compute=_choice("compute", compute, COMPUTES),
             n_ctx=0 if n_ctx is None else _integer("n_ctx", n_ctx, 1, _MAX_INT32),
-            n_threads=0 if n_threads is None else _integer("n_threads", n_threads, 1, 512),
+            n_threads=_threads("n_threads", n_threads),
+            n_threads_batch=_threads("n_threads_batch", n_threads_batch),
             image_cache_bytes=_integer("image_cache_mb", image_cache_mb, 0, _MAX_INT32) << 20,
             progress=progress,
         )
@@ -503,6 +520,11 @@ def _integer(name: str, value: int, low: int, high: int) -> int:
     if not low <= number <= high:
         raise ValueError(f"[{name}] is {number}, must be in {low}..{high}")
     return number
+
+
+def _threads(name: str, value: int | None) -> int:
+    """0 stands for the default."""
+    return 0 if value is None else _integer(name, value, 1, 512)
 
 
 def _number(name: str, value: float, low: float, high: float, allowed: str) -> float:

@@ -1,17 +1,21 @@
-// --bench: seconds of one call at shapes of real models, as rates. Not a test; foreign load moves it.
+// --bench: seconds of one call at shapes of real models, as rates and shares of what the machine can do. Not
+// a test; foreign load moves it. With --json one object a line: the limits first, then the rows.
 // --plan: the same rows with the bytes and FLOPs that a call cannot do without, for the performance model of
 // docs/cuda_model.md; nothing is run. Bytes: every input and output once, as stored.
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 
 #include "harness.h"
+#include "peaks.h"
 
 namespace trimtok::parity {
 namespace {
 
 constexpr Dtype kF32 = Dtype::kF32;
 constexpr double kSecondsPerRow = 0.15;
+constexpr int kSamples = 3;
+constexpr double kQuickSeconds = 0.02;
+constexpr double kUncachedBytes = 64 << 20;  // an op that reads so much waits for memory, not for a cache
 
 // Scratch that persists, as the engine's does.
 struct BenchContext {
@@ -31,28 +35,48 @@ struct BenchContext {
   ExecContext context;
 };
 
+const char* compute_name(Compute compute) {
+  switch (compute) {
+    case Compute::kF32:
+      return "f32";
+    case Compute::kBf16:
+      return "bf16";
+    case Compute::kInt8:
+      return "int8";
+  }
+  return "unknown";
+}
+
 class Bench {
  public:
   Bench(const KernelTable& table, const Options& options)
-      : table_(table), options_(options), exec_(options.threads) {}
+      : table_(table),
+        options_(options),
+        seconds_(options.quick ? kQuickSeconds : kSecondsPerRow),
+        exec_(options.threads),
+        limits_(measure_limits(table, exec_.pool, seconds_)) {
+    print_limit("f32", limits_.f32);
+    print_limit("bf16", limits_.bf16);
+    print_limit("int8", limits_.int8);
+    print_limit("read", limits_.read);
+  }
 
   // `bytes` and `flops` of one call; the best of several timed groups is the one that foreign load spared.
   template <typename Args>
   void row(Op op, Status (*KernelTable::*entry)(const ExecContext&, const Args&), const Args& args,
-           const std::string& shape, double bytes, double flops,
+           const std::string& shape, double bytes, double flops, Compute compute = Compute::kF32,
            const std::function<void()>& before_each = nullptr) {
     if (!options_.op.empty() && options_.op != op_name(op)) return;
     if (options_.plan) {
       std::printf("plan;%s;%s;%.0f;%.0f\n", op_name(op), shape.c_str(), bytes, flops);
       return;
     }
-    using Clock = std::chrono::steady_clock;
     double best = 1e30;
     double spent = 0.0;
     int64_t calls = 1;
     // The first group also pays for moving managed memory to a GPU: never the best one.
-    while (spent < kSecondsPerRow) {
-      const auto start = Clock::now();
+    for (int samples = 0; spent < seconds_ || samples < kSamples; ++samples) {
+      const double start = clock_seconds(options_.threads);
       for (int64_t i = 0; i < calls; ++i) {
         if (before_each) {
           (void)finish(table_);
@@ -68,15 +92,12 @@ class Bench {
         std::printf("%s %s %s: failed\n", isa_name(table_.isa), op_name(op), shape.c_str());
         return;
       }
-      const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+      const double seconds = clock_seconds(options_.threads) - start;
       best = std::min(best, seconds / static_cast<double>(calls));
       spent += seconds;
-      if (seconds < kSecondsPerRow / 10) calls *= 2;
+      if (seconds < seconds_ / 10) calls *= 2;
     }
-    std::printf("%-7s %-12s %-34s threads=%d %11.2f us %8.2f GB/s %9.2f GFLOP/s served_by=%s\n",
-                isa_name(table_.isa), op_name(op), shape.c_str(), options_.threads, best * 1e6,
-                bytes / best * 1e-9, flops / best * 1e-9,
-                isa_name(table_.served_by[static_cast<int32_t>(op)]));
+    print_row(op, shape, compute, best, bytes, flops);
   }
 
   // On the CPU one row per rounding that the table has a body for, of the weights' bytes; on a device, which
@@ -88,20 +109,63 @@ class Bench {
       row(Op::k_matmul, &KernelTable::matmul, args, shape, weight_bytes + others, flops);
       return;
     }
-    const char* names[] = {" f32", " bf16", " int8"};
     for (const Compute compute : {Compute::kF32, Compute::kBf16, Compute::kInt8}) {
       args.compute = compute;
       if (compute == Compute::kBf16 && !cpu_serves(table_.isa, ComputePolicy::kBf16)) continue;
       if (compute == Compute::kInt8 && dtype_info(args.w.dtype)->block_elems == 1) continue;
-      row(Op::k_matmul, &KernelTable::matmul, args, shape + names[static_cast<int32_t>(compute)],
-          weight_bytes, flops);
+      row(Op::k_matmul, &KernelTable::matmul, args, shape, weight_bytes, flops, compute);
     }
   }
 
  private:
+  void print_limit(const char* resource, double per_second) const {
+    if (per_second == 0.0) return;
+    const bool bytes = std::string(resource) == "read";
+    if (options_.json) {
+      std::printf("{\"limit\": \"%s\", \"isa\": \"%s\", \"threads\": %d, \"per_second\": %.6g}\n", resource,
+                  isa_name(table_.isa), options_.threads, per_second);
+      return;
+    }
+    std::printf("%-11s limit        %-34s threads=%d %25.2f %s\n", isa_name(table_.isa), resource,
+                options_.threads, per_second * 1e-9, bytes ? "GB/s" : "GFLOP/s");
+  }
+
+  // The share of the nearest limit: 1 where the call takes as long as its operations, or as its bytes where
+  // no cache holds them. 0: no limit is known.
+  double share(Compute compute, double seconds, double bytes, double flops) const {
+    const double peak = compute == Compute::kF32    ? limits_.f32
+                        : compute == Compute::kBf16 ? limits_.bf16
+                                                    : limits_.int8;
+    double least = peak > 0.0 ? flops / peak : 0.0;
+    if (bytes >= kUncachedBytes) least = std::max(least, bytes / limits_.read);
+    return least / seconds;
+  }
+
+  void print_row(Op op, const std::string& shape, Compute compute, double seconds, double bytes,
+                 double flops) const {
+    const char* isa = isa_name(table_.isa);
+    const char* served_by = isa_name(table_.served_by[static_cast<int32_t>(op)]);
+    const double of_limit = share(compute, seconds, bytes, flops);
+    if (options_.json) {
+      std::printf("{\"op\": \"%s\", \"isa\": \"%s\", \"served_by\": \"%s\", \"shape\": \"%s\", ", op_name(op),
+                  isa, served_by, shape.c_str());
+      std::printf(
+          "\"compute\": \"%s\", \"threads\": %d, \"seconds\": %.6g, \"bytes\": %.6g, \"flops\": %.6g, "
+          "\"of_limit\": %.4f}\n",
+          compute_name(compute), options_.threads, seconds, bytes, flops, of_limit);
+      return;
+    }
+    std::printf(
+        "%-11s %-12s %-29s %-4s threads=%d %11.2f us %8.2f GB/s %9.2f GFLOP/s %4.0f %% served_by=%s\n", isa,
+        op_name(op), shape.c_str(), compute_name(compute), options_.threads, seconds * 1e6,
+        bytes / seconds * 1e-9, flops / seconds * 1e-9, 100 * of_limit, served_by);
+  }
+
   const KernelTable& table_;
   const Options& options_;
+  double seconds_;
   BenchContext exec_;
+  Limits limits_;
 };
 
 Tensor normal(Rng& rng, int64_t rows, int64_t cols) {
@@ -228,7 +292,7 @@ void bench_pruning(Bench& bench, Rng& rng) {
               GreedyPickArgs{out.matrix(), Matrix{}, &problem, done.data(), rule},
               std::string("n=576 count=64 ") + names[static_cast<int32_t>(rule)], read,
               facility ? 3.0 * static_cast<double>(rows * rows) : 2.0 * static_cast<double>(picks * rows),
-              [&] { done[0] = 0; });
+              Compute::kF32, [&] { done[0] = 0; });
   }
 }
 
@@ -287,8 +351,10 @@ void bench_table(const KernelTable& table, const Options& options) {
     bench_streaming(bench, rng, dtype);
   }
   for (const Dtype dtype : {Dtype::kF32, Dtype::kF16, Dtype::kBF16, Dtype::kQ8_0}) {
-    bench_attention(bench, rng, dtype, 1, 2048);
-    bench_attention(bench, rng, dtype, 256, 256);
+    for (const int64_t keys : {2048, 4096}) {
+      bench_attention(bench, rng, dtype, 1, keys);
+      bench_attention(bench, rng, dtype, 512, keys);
+    }
   }
   bench_pruning(bench, rng);
   if (!on_device(table) && !options.plan) return;

@@ -150,6 +150,7 @@ struct Options {
   bool list = false;
   bool bench = false;
   bool plan = false;  // of --bench: the work of every row instead of its time
+  bool json = false;  // of --bench
 };
 
 // Allowed absolute error of out[r][c]; 0 asks for equality.

@@ -28,7 +28,8 @@ void on_fault(int) {
 int usage() {
   std::fprintf(stderr,
                "usage: trimtok_parity [--isa NAME] [--op NAME] [--seed N] [--quick] [--list]\n"
-               "                      [--plant tail|guard|threads|half] [--bench [--threads N] | --plan]\n");
+               "                      [--plant tail|guard|threads|half]\n"
+               "                      [--bench [--threads N] [--json] | --plan]\n");
   return 2;
 }
 
@@ -43,6 +44,8 @@ bool parse(int argc, char** argv, Options* options) {
       options->bench = true;
     } else if (name == "--plan") {
       options->bench = options->plan = true;
+    } else if (name == "--json") {
+      options->json = true;
     } else if (i + 1 == argc) {
       return false;
     } else if (name == "--isa") {

@@ -22,8 +22,8 @@ void round_to_int8(const float* x, int64_t n, float* out) {
       largest = std::max(largest, std::fabs(x[i]));
       finite = finite && std::isfinite(x[i]);
     }
-    const float scale = finite ? largest / 127.0f : NAN;
-    const float inverse = 127.0f / largest;
+    const float scale = finite ? largest / 16256.0f : NAN;
+    const float inverse = 16256.0f / largest;
     const bool zero = finite && largest < 0x1p-100f;
     for (int64_t i = b; i < b + kBlock; ++i) {
       out[i] = zero ? 0.0f : finite ? std::nearbyint(x[i] * inverse) * scale : scale;

@@ -1,11 +1,28 @@
-// The int8 micro-kernels of gemm.inl.h, with AVX-512 VNNI. Words of x: 64 of codes, then the scales of 8
-// blocks, then per group of w's type what meets its mins (scale times sum, f32) or the offset of its codes
-// (the int32 that a group's sum starts from). Words of w: 64 of codes, scales per group, mins per group.
+// The int8 micro-kernels of gemm.inl.h, with AVX-512 VNNI. Words of x: 64 of high digits, 64 of low ones,
+// then the scales of 8 blocks, then per group of w's type what meets its mins (scale times sum, f32) or the
+// offset of its codes (the int32 that a group's sum starts from). Words of w: 64 of codes, scales per group,
+// mins per group.
 
 constexpr int kInt8Rows = 7;  // 14 integer and 14 float accumulators, 2 weights, 1 broadcast of 32 registers
 constexpr int kCodeWords = kKc / 4;
-constexpr int kXScales = kCodeWords;
+constexpr int kXScales = 2 * kCodeWords;
 constexpr int kXSums = kXScales + kKc / 32;
+
+// dots += one digit of x times the codes of one group.
+template <int kRows, int kGroup>
+TT_INLINE void add_dots(const int32_t* x, const float* strip, __m512i (&dots)[kRows][kNv]) {
+  for (int64_t k = 0; k < kGroup / 4; ++k) {
+    __m512i w[kNv];
+    TT_UNROLL
+    for (int v = 0; v < kNv; ++v) w[v] = _mm512_loadu_si512(strip + k * kNr + v * kLanes);
+    TT_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      const __m512i four = _mm512_set1_epi32(x[k * kRows + r]);
+      TT_UNROLL
+      for (int v = 0; v < kNv; ++v) dots[r][v] = _mm512_dpbusd_epi32(dots[r][v], w[v], four);
+    }
+  }
+}
 
 template <int kRows, int kGroup, bool kHasMin>
 void multiply_int8(const float* panel, const float* strip, int64_t kc, float* sums, bool first) {
@@ -23,21 +40,21 @@ void multiply_int8(const float* panel, const float* strip, int64_t kc, float* su
     __m512i dots[kRows][kNv];
     TT_UNROLL
     for (int r = 0; r < kRows; ++r) {
+      TT_UNROLL
+      for (int v = 0; v < kNv; ++v) dots[r][v] = _mm512_setzero_si512();
+    }
+    const int64_t word = g * (kGroup / 4);
+    add_dots<kRows, kGroup>(x + word * kRows, strip + word * kNr, dots);
+    TT_UNROLL
+    for (int r = 0; r < kRows; ++r) {
       const __m512i start = kHasMin ? _mm512_setzero_si512() : _mm512_set1_epi32(x[(kXSums + g) * kRows + r]);
       TT_UNROLL
-      for (int v = 0; v < kNv; ++v) dots[r][v] = start;
-    }
-    for (int64_t k = g * (kGroup / 4); k < (g + 1) * (kGroup / 4); ++k) {
-      __m512i w[kNv];
-      TT_UNROLL
-      for (int v = 0; v < kNv; ++v) w[v] = _mm512_loadu_si512(strip + k * kNr + v * kLanes);
-      TT_UNROLL
-      for (int r = 0; r < kRows; ++r) {
-        const __m512i four = _mm512_set1_epi32(x[k * kRows + r]);
-        TT_UNROLL
-        for (int v = 0; v < kNv; ++v) dots[r][v] = _mm512_dpbusd_epi32(dots[r][v], w[v], four);
+      for (int v = 0; v < kNv; ++v) {
+        dots[r][v] = _mm512_maskz_slli_epi32(0xffff, dots[r][v], 7);
+        if (!kHasMin) dots[r][v] = _mm512_add_epi32(dots[r][v], start);
       }
     }
+    add_dots<kRows, kGroup>(x + (kCodeWords + word) * kRows, strip + word * kNr, dots);
     Vf scale[kNv];
     Vf min[kNv];
     TT_UNROLL
@@ -71,12 +88,13 @@ constexpr MultiplyFn kMultiplyInt8[kInt8Rows] = {
 
 template <int kGroup, bool kHasMin>
 void round_words(const GemmKernel& kernel, const float* x, int64_t kc, float* words) {
-  auto* codes = reinterpret_cast<int8_t*>(words);
+  auto* high = reinterpret_cast<int8_t*>(words);
+  int8_t* low = high + kKc;
   for (int64_t b = 0; b < kc / 32; ++b) {
-    const float scale = round_block(x + 32 * b, codes + 32 * b);
+    const float scale = round_block(x + 32 * b, high + 32 * b, low + 32 * b);
     words[kXScales + b] = scale;
     for (int64_t g = b * 32 / kGroup; g < (b + 1) * 32 / kGroup; ++g) {
-      const int32_t sum = sum_of(codes + g * kGroup, kGroup);
+      const int32_t sum = sum_of(high + g * kGroup, low + g * kGroup, kGroup);
       if (kHasMin) {
         words[kXSums + g] = scale * static_cast<float>(sum);
       } else {

@@ -15,7 +15,7 @@ struct Int8Kernel {
 struct Int8Job {
   const MatmulArgs* args;
   const Int8Kernel* kernel;
-  int8_t* x;      // [T][x_stride] in the kernel's order, zero-padded
+  int8_t* x;      // [T][2][x_stride]: high and low digits in the kernel's order, zero-padded
   float* scales;  // [T][group_stride] of x, once per group of w's type
   float* sums;    // [T][group_stride]: scale times sum of x times sum_factor
   int64_t x_stride;
@@ -70,7 +70,8 @@ TT_INLINE void add_super(const typename Q::Block* blocks, const Scales& s, const
       products[c] = vmul(vload(s.scale), vload(scales));
     }
   }
-  __m512i dots[kCols];
+  __m512i high[kCols];
+  __m512i low[kCols];
   TT_UNROLL
   for (int i = 0; i < kVectors; ++i) {
     const Vb w = Bytes<Q>::load(blocks, i);
@@ -80,11 +81,14 @@ TT_INLINE void add_super(const typename Q::Block* blocks, const Scales& s, const
     const bool last = Bytes<Q>::kOrder != Order::kQuads || i % 2 == 1;
     TT_UNROLL
     for (int c = 0; c < kCols; ++c) {
-      const Vb x = vb_load(dot.x + c * dot.x_stride + b * kSuper + 64 * i);
-      dots[c] = _mm512_dpbusd_epi32(second ? dots[c] : _mm512_setzero_si512(), w, x);
+      const int8_t* x = dot.x + 2 * c * dot.x_stride + b * kSuper + 64 * i;
+      const __m512i zero = _mm512_setzero_si512();
+      high[c] = _mm512_dpbusd_epi32(second ? high[c] : zero, w, vb_load(x));
+      low[c] = _mm512_dpbusd_epi32(second ? low[c] : zero, w, vb_load(x + dot.x_stride));
       if (!last) continue;
       const Vf scale = _mm512_maskz_permutexvar_ps(0xffff, lanes, products[c]);
-      acc[c] = vfma(_mm512_maskz_cvtepi32_ps(0xffff, dots[c]), scale, acc[c]);
+      const __m512i dots = _mm512_add_epi32(_mm512_maskz_slli_epi32(0xffff, high[c], 7), low[c]);
+      acc[c] = vfma(_mm512_maskz_cvtepi32_ps(0xffff, dots), scale, acc[c]);
     }
   }
 }
@@ -102,6 +106,9 @@ TT_INLINE Dots dot_bytes(Vb w, Vb x) {
   const __m256i pairs =
       kFull ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)) : _mm256_maddubs_epi16(w, x);
   return {_mm256_madd_epi16(pairs, _mm256_set1_epi16(1))};
+}
+TT_INLINE Dots join_digits(Dots high, Dots low) {
+  return {_mm256_add_epi32(_mm256_slli_epi32(high.v, 7), low.v)};
 }
 // acc + the lanes of one group, or of two, times their scales.
 template <int kGroup>
@@ -130,6 +137,9 @@ template <bool kFull>
 TT_INLINE Dots dot_bytes(Vb w, Vb x) {
   return {dot_16_bytes(w.a, x.a), dot_16_bytes(w.b, x.b)};
 }
+TT_INLINE Dots join_digits(Dots high, Dots low) {
+  return {vaddq_s32(vshlq_n_s32(high.a, 7), low.a), vaddq_s32(vshlq_n_s32(high.b, 7), low.b)};
+}
 template <int kGroup>
 TT_INLINE Vf add_scaled(Dots d, const float* scales, Vf acc) {
   if constexpr (kGroup == 32) return vfma(vcvtq_f32_s32(vaddq_s32(d.a, d.b)), vset1(scales[0]), acc);
@@ -156,9 +166,11 @@ TT_INLINE void add_super(const typename Q::Block* blocks, const Scales& s, const
     const Vb w = Bytes<Q>::load(blocks, i);
     TT_UNROLL
     for (int c = 0; c < kCols; ++c) {
-      const Vb x = vb_load(dot.x + c * dot.x_stride + b * kSuper + 32 * i);
-      acc[c] =
-          add_scaled<Q::kGroup>(dot_bytes<Bytes<Q>::kFull>(w, x), products[c] + i * 32 / Q::kGroup, acc[c]);
+      constexpr bool kFull = Bytes<Q>::kFull;
+      const int8_t* x = dot.x + 2 * c * dot.x_stride + b * kSuper + 32 * i;
+      const Dots dots =
+          join_digits(dot_bytes<kFull>(w, vb_load(x)), dot_bytes<kFull>(w, vb_load(x + dot.x_stride)));
+      acc[c] = add_scaled<Q::kGroup>(dots, products[c] + i * 32 / Q::kGroup, acc[c]);
     }
   }
 }
@@ -234,27 +246,25 @@ void round_row(void* arg, int64_t t, int32_t) {
   const auto* job = static_cast<const Int8Job*>(arg);
   const MatmulArgs& a = *job->args;
   const float* x = f32_row(a.x, t);
-  int8_t* q = job->x + t * job->x_stride;
+  int8_t* high = job->x + 2 * t * job->x_stride;
+  int8_t* low = high + job->x_stride;
   float* scales = job->scales + t * job->group_stride;
   float* sums = job->sums + t * job->group_stride;
   const int group = job->kernel->group;
   for (int64_t k = 0; k < job->x_stride; k += kSuper) {
-    int8_t natural[kSuper];
-    for (int64_t b = k; b < k + kSuper; b += 32) {
-      float scale = 0.0f;
-      if (b < a.x.cols) {
-        scale = round_block(x + b, natural + (b - k));
-      } else {
-        memset(natural + (b - k), 0, 32);
-      }
+    int8_t digits[2][kSuper] = {};
+    for (int64_t b = 0; b < kSuper; b += 32) {
+      const float scale = k + b < a.x.cols ? round_block(x + k + b, digits[0] + b, digits[1] + b) : 0.0f;
       for (int64_t g = b; g < b + 32; g += group) {
-        scales[g / group] = scale;
-        sums[g / group] =
-            scale * job->kernel->sum_factor * static_cast<float>(sum_of(natural + (g - k), group));
+        const auto sum = static_cast<float>(sum_of(digits[0] + g, digits[1] + g, group));
+        scales[(k + g) / group] = scale;
+        sums[(k + g) / group] = scale * job->kernel->sum_factor * sum;
       }
     }
     for (int j = 0; j < kSuper / 16; ++j) {
-      memcpy(q + k + 16 * j, natural + 16 * natural_piece_of(job->kernel->order, j), 16);
+      const int from = 16 * natural_piece_of(job->kernel->order, j);
+      memcpy(high + k + 16 * j, digits[0] + from, 16);
+      memcpy(low + k + 16 * j, digits[1] + from, 16);
     }
   }
 }
@@ -276,7 +286,7 @@ void gemv_int8_task(void* arg, int64_t task, int32_t) {
         Int8Dot dot;
         dot.w = static_cast<const char*>(a.w.data) + (n + r) * a.w.stride;
         dot.n = a.w.cols;
-        dot.x = job->x + col * job->x_stride;
+        dot.x = job->x + 2 * col * job->x_stride;
         dot.scales = job->scales + col * job->group_stride;
         dot.sums = job->sums + col * job->group_stride;
         dot.x_stride = job->x_stride;
@@ -297,10 +307,10 @@ Status gemv_int8(const ExecContext& ctx, const MatmulArgs& a) {
   job.x_stride = round_up(a.x.cols, kSuper);
   job.group_stride = job.x_stride / job.kernel->group;
   const int64_t floats = a.x.rows * job.group_stride;
-  const int64_t bytes = a.x.rows * job.x_stride + 2 * floats * static_cast<int64_t>(sizeof(float));
+  const int64_t bytes = 2 * a.x.rows * job.x_stride + 2 * floats * static_cast<int64_t>(sizeof(float));
   job.x = static_cast<int8_t*>(get_scratch(ctx, static_cast<size_t>(bytes)));
   if (job.x == nullptr) return Status::kOutOfMemory;
-  job.scales = reinterpret_cast<float*>(job.x + a.x.rows * job.x_stride);
+  job.scales = reinterpret_cast<float*>(job.x + 2 * a.x.rows * job.x_stride);
   job.sums = job.scales + floats;
   if (a.x.rows == 1) {
     round_row(&job, 0, 0);
