@@ -5,7 +5,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "kernels/cpu/check.h"
+#include "kernels/check.h"
 #include "kernels/cpu/isa_tables.h"
 #include "trimtok/kernels.h"
 #include "trimtok/quant_blocks.h"
