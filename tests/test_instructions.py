@@ -1,7 +1,7 @@
-"""Kernels may not silently cost more: instructions per call, counted by callgrind, against recorded numbers.
+"""Kernels may not silently cost more: instructions per call, counted by callgrind, against a record.
 
-Valgrind knows no AVX-512, so the AVX2 bodies are counted; they share their source with the others. The recorded
-numbers are of one compiler; with another one there is nothing to compare. To record them anew:
+Valgrind knows no AVX-512, so the AVX2 bodies are counted; they share their source with the others. The
+record is of one compiler; with another one there is nothing to compare. To make it anew:
 
     python tests/test_instructions.py PARITY_BINARY > tests/data/instructions.json
 """
