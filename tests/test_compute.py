@@ -13,7 +13,6 @@ import trimtok_cpp
 from trimtok_cpp import UnsupportedError, _core
 
 
-
 def make_weights(dtype: GGMLQuantizationType, rows: int, cols: int) -> tuple[np.ndarray, np.ndarray]:
     """Packed bytes and their exact values."""
     values = np.random.default_rng(7).standard_normal((rows, cols), dtype=np.float32)

@@ -1,5 +1,7 @@
 // matmul: x . w^T whatever w's storage. Few rows go to gemv*.inl.h, many to gemm*.inl.h.
 
+// The order matters:
+// clang-format off
 #include "kernels/cpu/simd/finish_row.inl.h"
 #include "kernels/cpu/simd/gemv_common.inl.h"
 #include "kernels/cpu/simd/gemv.inl.h"
@@ -10,6 +12,7 @@
 #if defined(__AVX512F__)
 #include "kernels/cpu/simd/gemm_int8.inl.h"
 #endif
+// clang-format on
 
 // Above this many rows of x, unpacking the weights once into panels beats reading them by dot products.
 constexpr int64_t kGemvRows = kLanes == 16 ? 9 : 12;

@@ -103,9 +103,9 @@ struct PatchifyArgs {
 enum class Compute : int32_t {
   kF32,   // nothing is rounded
   kBf16,  // x and w to bf16, to nearest even; numbers and products below 2^-126 may count as zero
-  // x to integers of two int8 digits, 128 a + b: per block of 32, s = max|x| / 16256, q = x * (16256 / max|x|)
-  // to nearest even; the product is that of s q. A block whose maximum is below 2^-100 becomes zeros, one with
-  // a NaN or infinity becomes NaNs. w is not rounded, so it must be of a block format.
+  // x to integers of two int8 digits, 128 a + b: per block of 32, s = max|x| / 16256, q = x * (16256 /
+  // max|x|) to nearest even; the product is that of s q. A block whose maximum is below 2^-100 becomes zeros,
+  // one with a NaN or infinity becomes NaNs. w is not rounded, so it must be of a block format.
   kInt8,
 };
 
