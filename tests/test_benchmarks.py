@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trimtok_cpp import Model
+from trimtok_cpp import Model, _core
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "benchmarks"))
@@ -20,6 +20,8 @@ sys.path.append(str(ROOT / "benchmarks"))
 import make_model  # noqa: E402
 import run  # noqa: E402
 from model_shapes import SHAPES, Shape  # noqa: E402
+
+import kernels  # noqa: E402
 
 
 def shrunk(shape: Shape) -> Shape:
@@ -92,3 +94,19 @@ def test_one_command_measures_a_model(tmp_path: Path) -> None:
     assert (full["keep"], kept["keep"]) == (1.0, 0.2)
     assert full["rows"] - kept["rows"] == 64 - round(0.2 * 64)  # 112 / 14 patches a side
     assert full["ours"] >= full["encode"] + full["prefill"]
+
+
+@pytest.mark.subprocess
+def test_kernels_are_shares_of_limits_that_bound_them(parity: Path) -> None:
+    """Prefill attention is bound by f32 multiply-adds: far from its limit or above it, the limit is wrong."""
+    isa = _core.ops.best_isa()
+    rows = kernels.measure(parity, isa, [1], quick=True, op="attention")
+    limits = {row["limit"]: row["per_second"] for row in rows if "limit" in row}
+    shares = [row["of_limit"] for row in rows if "T=512" in row.get("shape", "")]
+    assert limits["read"] > 0
+    assert len(shares) == 8
+    assert all(row["threads"] == 1 for row in rows)
+    if isa != "ref":
+        assert limits["f32"] > 0
+        assert 0.3 < max(shares) < 1.1, rows
+    assert len(kernels.lines(rows)) == len(rows)

@@ -14,7 +14,8 @@ namespace trimtok::python {
 pybind11::dict to_dict(const PruneResult& result);
 
 // Fills PruneOptions from a dict: exactly one of keep, max_tokens, coverage; and any of selector, stage1,
-// d_inter, align, alpha, pool, pareto_weight, inter_weight, seed. Other keys are refused. Throws kInvalidArgument.
+// d_inter, align, alpha, pool, pareto_weight, inter_weight, seed. Other keys are refused. Throws
+// kInvalidArgument.
 PruneOptions prune_options(const pybind11::dict& options);
 
 }  // namespace trimtok::python
