@@ -164,6 +164,7 @@ def document(table: Table) -> str:
         "",
         "`downsampled` is the control that pruning has to beat: pictures are shrunk to that share of their",
         "pixels before the tower sees them, which then makes as many tokens as before of less information.",
+        f"525 questions for each number of images, {7 * grids.FEWER} for `downsampled` and single settings.",
         "",
     ]
     for n in (-1, *grids.NUMBERS):
@@ -176,6 +177,10 @@ def document(table: Table) -> str:
         lines += [f"## By task, 16 and 32 images, {100 * ratio:g} % of the tokens", ""]
         lines += [*lines_of(["selector", *tasks], rows), ""]
     lines += ["## Time to the first token, milliseconds, 32 images", ""]
+    lines += [
+        "One thread, while other work ran: to be compared within the table. Pictures were encoded before.",
+        "",
+    ]
     lines += [*by_ratio(table, 32, "all questions", milliseconds), ""]
     lines += [
         "## What our own choices are worth",
