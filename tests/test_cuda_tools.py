@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -103,10 +104,7 @@ def test_report_reads_what_the_harness_prints() -> None:
     match = gpu_report.PASS_LINE.search(f"noise\n{line}\n")
     assert match is not None
     assert match.groups() == ("PASS", "cuda", "add", "cuda", "94", "0", "0.00")
-    bench = (
-        "cuda    matmul       T=1 N=2048 K=2048 Q4_0             threads=1       12.34 us   191.20 GB/s"
-        "    680.10 GFLOP/s served_by=cuda"
-    )
-    assert gpu_report.BENCH_LINE.findall(bench) == [
-        ("matmul", "T=1 N=2048 K=2048 Q4_0", "12.34", "191.20", "680.10", "cuda")
-    ]
+    row = {"op": "matmul", "shape": "T=1 N=2048 K=2048 Q4_0", "seconds": 1e-5, "bytes": 2e6, "flops": 8e6}
+    limit = {"limit": "read", "per_second": 1e12}
+    bench = f"noise\n{json.dumps(limit)}\n{json.dumps(row)}\n"
+    assert gpu_report.bench_rows(bench) == [row]

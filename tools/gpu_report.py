@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import os
 import platform
 import re
@@ -25,6 +26,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from cuda_model import H100, H200, RTX4090, seconds
 
@@ -32,9 +34,6 @@ ROOT = Path(__file__).resolve().parent.parent
 OPS = re.findall(r"^TT_OP\((\w+),", (ROOT / "kernels/include/trimtok/ops.def").read_text(), re.MULTILINE)
 PASS_LINE = re.compile(
     r"^(PASS|FAIL) (\w+) (\w+) served_by=(\w+) cases=(\d+) failures=(\d+) worst=(\S+)$", re.M
-)
-BENCH_LINE = re.compile(
-    r"^\w+ +(\w+) +(.*?) +threads=\d+ +([\d.]+) us +([\d.]+) GB/s +([\d.]+) GFLOP/s served_by=(\w+)$", re.M
 )
 MODELLED = {"H100": H100, "H200": H200, "4090": RTX4090}  # by a part of the device's name
 
@@ -204,8 +203,8 @@ def check_goldens(report: Report, build_dir: Path) -> None:
 def benchmark(report: Report, parity: Path, isa: str, device: str) -> None:
     """Time, bandwidth and arithmetic of single kernels, and the share of what docs/cuda_model.md allows."""
     report.section("Kernels at shapes of real models")
-    code, text = report.run("bench", [parity, "--isa", isa, "--bench"])
-    rows = BENCH_LINE.findall(text)
+    code, text = report.run("bench", [parity, "--isa", isa, "--bench", "--json"])
+    rows = bench_rows(text)
     if code != 0 or not rows:
         (report.skipped if code == 124 else report.failed).append("benchmark")
     gpu = next((gpu for key, gpu in MODELLED.items() if key in device), None)
@@ -215,13 +214,20 @@ def benchmark(report: Report, parity: Path, isa: str, device: str) -> None:
         "| op | call | us | GB/s | TFLOP/s | share of the bound |",
         "|---|---|---|---|---|---|",
     ]
-    for op, shape, us, rate, flops, _ in rows:
+    for row in rows:
+        op, shape, taken = row["op"], row["shape"], row["seconds"]
         share = ""
         if gpu is not None:
-            taken = float(us) * 1e-6
-            least, by = seconds(op, shape, float(rate) * 1e9 * taken, float(flops) * 1e9 * taken, gpu)
+            least, by = seconds(op, shape, row["bytes"], row["flops"], gpu)
             share = f"{100 * least / taken:.0f} % ({by})"
-        report.lines.append(f"| {op} | {shape} | {us} | {rate} | {float(flops) / 1e3:.2f} | {share} |")
+        rates = f"{row['bytes'] / taken / 1e9:.2f} | {row['flops'] / taken / 1e12:.2f}"
+        report.lines.append(f"| {op} | {shape} | {taken * 1e6:.2f} | {rates} | {share} |")
+
+
+def bench_rows(text: str) -> list[dict[str, Any]]:
+    """The rows of `trimtok_parity --bench --json`, without limits and what else is printed."""
+    lines = (json.loads(line) for line in text.splitlines() if line.startswith("{"))
+    return [line for line in lines if "op" in line]
 
 
 def main() -> int:

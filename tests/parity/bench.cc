@@ -54,7 +54,8 @@ class Bench {
         options_(options),
         seconds_(options.quick ? kQuickSeconds : kSecondsPerRow),
         exec_(options.threads),
-        limits_(measure_limits(table, exec_.pool, seconds_)) {
+        // A device's limits are not this machine's: tools/gpu_report.py holds its rows against a model.
+        limits_(of_device() ? Limits{} : measure_limits(table, exec_.pool, seconds_)) {
     print_limit("f32", limits_.f32);
     print_limit("bf16", limits_.bf16);
     print_limit("int8", limits_.int8);
@@ -76,7 +77,7 @@ class Bench {
     int64_t calls = 1;
     // The first group also pays for moving managed memory to a GPU: never the best one.
     for (int samples = 0; spent < seconds_ || samples < kSamples; ++samples) {
-      const double start = clock_seconds(options_.threads);
+      const double start = clock();
       for (int64_t i = 0; i < calls; ++i) {
         if (before_each) {
           (void)finish(table_);
@@ -92,7 +93,7 @@ class Bench {
         std::printf("%s %s %s: failed\n", isa_name(table_.isa), op_name(op), shape.c_str());
         return;
       }
-      const double seconds = clock_seconds(options_.threads) - start;
+      const double seconds = clock() - start;
       best = std::min(best, seconds / static_cast<double>(calls));
       spent += seconds;
       if (seconds < seconds_ / 10) calls *= 2;
@@ -104,7 +105,7 @@ class Bench {
   // has one way, of all bytes.
   void matmul(MatmulArgs args, const std::string& shape, double weight_bytes) {
     const double flops = 2.0 * static_cast<double>(args.x.rows * args.w.rows * args.w.cols);
-    if (on_device(table_)) {
+    if (of_device()) {
       const double others = 4.0 * static_cast<double>(args.x.rows * (args.w.rows + args.w.cols));
       row(Op::k_matmul, &KernelTable::matmul, args, shape, weight_bytes + others, flops);
       return;
@@ -118,6 +119,10 @@ class Bench {
   }
 
  private:
+  bool of_device() const { return options_.plan || on_device(table_); }
+  // CPU time says nothing about a device.
+  double clock() const { return clock_seconds(of_device() ? 0 : options_.threads); }
+
   void print_limit(const char* resource, double per_second) const {
     if (per_second == 0.0) return;
     const bool bytes = std::string(resource) == "read";
@@ -137,7 +142,7 @@ class Bench {
                         : compute == Compute::kBf16 ? limits_.bf16
                                                     : limits_.int8;
     double least = peak > 0.0 ? flops / peak : 0.0;
-    if (bytes >= kUncachedBytes) least = std::max(least, bytes / limits_.read);
+    if (bytes >= kUncachedBytes && limits_.read > 0.0) least = std::max(least, bytes / limits_.read);
     return least / seconds;
   }
 

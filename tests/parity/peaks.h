@@ -15,7 +15,7 @@ struct Limits {
 };
 
 // Seconds by the clock that the figures of so many threads are taken with: CPU time for one thread, so that
-// the time in which other programs had the CPU does not count.
+// the time in which other programs had the CPU does not count. 0: by the wall clock.
 double clock_seconds(int32_t threads);
 
 Limits measure_limits(const KernelTable& table, Pool& pool, double seconds);
