@@ -5,8 +5,10 @@
 namespace trimtok::cuda {
 namespace {
 
+// One block a multiprocessor is promised: without it ptxas saves registers on sm_86 and sm_89 until it
+// spills.
 template <Dtype kType, bool kEights, int kCols>
-__global__ void __launch_bounds__(kVecThreads) matvec_dense_kernel(MatmulArgs a, VecShape shape) {
+__global__ void __launch_bounds__(kVecThreads, 1) matvec_dense_kernel(MatmulArgs a, VecShape shape) {
   GPU_DYN_SHARED(float, xs);
   using Element = typename DenseType<kType>::Element;
   constexpr int kStep = kEights ? 8 : 1;
