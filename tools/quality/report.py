@@ -162,8 +162,9 @@ def document(table: Table) -> str:
         "",
         "![Accuracy over the share of kept tokens](img/quality.png)",
         "",
-        "`downsampled` is the control that pruning has to beat: pictures are shrunk to that share of their",
-        "pixels before the tower sees them, which then makes as many tokens as before of less information.",
+        "`downsampled` is a control: pictures are shrunk to that share of their pixels before the tower sees",
+        "them. A tower of a fixed size makes as many tokens as before of them, so this saves nothing; it says",
+        "how little of the pictures these questions need.",
         f"525 questions for each number of images, {7 * grids.FEWER} for `downsampled` and single settings.",
         "",
     ]
@@ -185,7 +186,7 @@ def document(table: Table) -> str:
     lines += [
         "## What our own choices are worth",
         "",
-        "Mean of the tasks, `trimtokenator-lc` with one setting changed.",
+        "Mean of the tasks, `trimtokenator-lc` with one setting changed; `default` over all questions.",
         "",
     ]
     lines += ablations(table)
