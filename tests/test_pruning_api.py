@@ -275,7 +275,7 @@ def continued(model: Model, rows: np.ndarray, positions: np.ndarray, after: int,
 @pytest.mark.parametrize("case", ["one", "multi"])
 def test_generate(plain: Golden, case: str, policy: str) -> None:
     """What comes out is what the language model says to the kept rows at their positions."""
-    model = Model(plain.lm, kv_dtype="f32")
+    model = Model(plain.lm, kv_dtype="f32", compute="f32")
     result = asked(model, plain, case, pruning=Pruning(keep=0.2, positions=policy))
     full = plain.cases[case]
     report = result.pruning
@@ -306,7 +306,7 @@ def test_generate(plain: Golden, case: str, policy: str) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_off_is_off(golden: Golden, case: str) -> None:
-    model = Model(golden.lm)
+    model = Model(golden.lm, compute="f32")
     plain = asked(model, golden, case, pruning=None)
     assert plain.token_ids == golden.cases[case]["greedy"]["ids"]
     assert plain.pruning is None

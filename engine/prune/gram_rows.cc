@@ -1,7 +1,6 @@
 #include "engine/prune/gram_rows.h"
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <numeric>
 
@@ -28,22 +27,26 @@ Matrix block_of(const Matrix& m, int64_t row, int64_t rows, int64_t col, int64_t
   return {static_cast<float*>(part.data) + col, m.dtype, rows, cols, m.stride};
 }
 
-// out = inter_weight y y^T, and y y^T inside pictures; symmetric to the bit, as both parts are.
+// out = y y^T, times inter_weight between pictures; symmetric to the bit, as y y^T is.
 void weighted_gram(Backend& backend, const RunControl& control, const ConstMatrix& y,
                    const Pictures& pictures, const Matrix& out) {
-  {
-    const Arena::Mark mark(backend.arena());
-    const Matrix shrunk = backend.arena().matrix(y.rows, y.cols);
-    std::vector<int32_t> all(static_cast<size_t>(y.rows));
-    std::iota(all.begin(), all.end(), 0);
-    backend.gather_rows(
-        {shrunk, y, backend.upload(std::span<const int32_t>(all)), std::sqrt(pictures.inter_weight)},
-        "pruning");
-    whole_gram(backend, control, shrunk, out);
-  }
+  whole_gram(backend, control, y, out);
   for_each_picture(pictures.of_row, [&](int64_t first, int64_t last) {
+    const Arena::Mark mark(backend.arena());
     const int64_t n = last - first;
-    backend.gram({block_of(out, first, n, first, n), row_range(y, first, n), 0, n}, "pruning");
+    std::vector<int32_t> ids(static_cast<size_t>(n));
+    std::iota(ids.begin(), ids.end(), 0);
+    const Matrix rows = row_range(out, first, n);
+    const Matrix shrunk = backend.arena().matrix(n, y.rows);
+    backend.gather_rows({shrunk, rows, backend.upload(std::span<const int32_t>(ids)), pictures.inter_weight},
+                        "pruning");
+    // Back to the left and to the right of the picture's own block.
+    const auto copy = [&](int64_t col, int64_t cols) {
+      if (cols == 0) return;
+      backend.convert_rows({block_of(rows, 0, n, col, cols), block_of(shrunk, 0, n, col, cols)}, "pruning");
+    };
+    copy(0, first);
+    copy(last, y.rows - last);
   });
 }
 

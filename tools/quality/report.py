@@ -163,7 +163,7 @@ def document(table: Table) -> str:
         "![Accuracy over the share of kept tokens](img/quality.png)",
         "",
         "`downsampled` is a control: pictures are shrunk to that share of their pixels before the tower sees",
-        "them. A tower of a fixed size makes as many tokens as before of them, so this saves nothing; it says",
+        "them. A tower of a fixed size makes as many tokens as before of them, so it saves nothing; it says",
         "how little of the pictures these questions need.",
         f"525 questions for each number of images, {7 * grids.FEWER} for `downsampled` and single settings.",
         "",
