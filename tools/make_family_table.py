@@ -23,7 +23,7 @@ def table() -> str:
     rows = [(f"{names} (`{kind}`)", "vision") for kind, names in _core.supported_projectors().items()]
     rows += [(f"{names} (`{arch}`)", "language") for arch, names in _core.supported_decoders().items()]
     lines = ["| model | part | quantisations | pruning | CPU | CUDA |", "|---|---|---|---|---|---|"]
-    lines += [f"| {name} | {part} | all {len(weights)} | yes | yes | not yet |" for name, part in rows]
+    lines += [f"| {name} | {part} | all {len(weights)} | yes | yes | on host only |" for name, part in rows]
     lines += ["", f"Quantisations: {' '.join(weights)}."]
     return "\n".join(lines) + "\n"
 
