@@ -11,7 +11,7 @@ from typing import Final
 from PIL import Image
 
 from .model import Model
-from .pruning import DEFAULT_PRUNING, PruneReport
+from .pruning import DEFAULT_PRUNING
 
 __all__ = ["PICTURES", "TINY"]
 
@@ -38,22 +38,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Asks trimtok-tiny about eight pictures, with all of their tokens and with a share."""
-    model = Model(TINY)
+    model = Model(TINY, image_cache_mb=0)  # every answer is timed with its pictures
     pictures = [PICTURES / f"{k}.png" for k in range(1, 9)]
+    share = f"{100 * args.keep:g} %"
     print(f"{len(pictures)} pictures of {PICTURES}\n")
-    print(f"{'question':<62}{'right':<14}{'all tokens':<14}{100 * args.keep:g} %")
-    report: PruneReport | None = None
+    print(f"{'question':<62}{'right':<14}{'all tokens':<14}{share}")
     for asked in json.loads((PICTURES / "questions.json").read_text(encoding="utf-8")):
         full = model.generate(pictures, asked["question"], pruning=None, max_tokens=8)
         part = model.generate(pictures, asked["question"], pruning=args.keep, max_tokens=8)
         print(f"{asked['question']:<62}{asked['answer']:<14}{full.text:<14}{part.text}")
-        report = part.pruning or report
-    for name, result in (("all tokens", full), (f"{100 * args.keep:g} %", part)):
-        print(f"\n{name}: {result.usage}; {result.timings}", end="")
-    print()
-    if report is not None:
-        print(f"\n{report.summary()}")
-        contact_sheet(report.overlays(), columns=4).save(args.out)
+    print("\nof the last question:")
+    for name, result in (("all tokens", full), (share, part)):
+        print(f"{name:<12}{result.usage}; {result.timings}")
+    if part.pruning is not None:
+        print(f"\n{part.pruning.summary()}")
+        contact_sheet(part.pruning.overlays(), columns=4).save(args.out)
         print(f"\n{args.out} shows what it read for the last question: bright cells stayed, dim ones went")
 
 
