@@ -108,3 +108,10 @@ def test_report_reads_what_the_harness_prints() -> None:
     limit = {"limit": "read", "per_second": 1e12}
     bench = f"noise\n{json.dumps(limit)}\n{json.dumps(row)}\n"
     assert gpu_report.bench_rows(bench) == [row]
+
+
+def test_dynamic_shared_memory_is_what_launches_ask_for() -> None:
+    assert cuda_gates.dynamic_shared("matvec_kernel<12, true, 1>") == 18432
+    assert cuda_gates.dynamic_shared("matvec_kernel<12, true, 4>") == 36864
+    assert cuda_gates.dynamic_shared("greedy_kernel<true>") == 2304
+    assert cuda_gates.dynamic_shared("greedy_kernel<false>") == 0

@@ -105,9 +105,10 @@ def dynamic_shared(name: str) -> int:
         return 2 * (64 + 2 * numbers[1]) * (numbers[0] + 8)
     if name.startswith("attention_few_kernel"):
         return 4 * 32 * 129
-    if name.startswith("matvec"):
-        return 4 * (4096 + 4096 // 8)
-    return 4 * 576 if name == "greedy_kernel<1>" else 0
+    if name.startswith("matvec"):  # <dtype, whole words, rows of x>: launch_vec()
+        piece = min(4096, 8192 // numbers[-1])
+        return 4 * numbers[-1] * (piece + piece // 8)
+    return 4 * 576 if name == "greedy_kernel<true>" else 0
 
 
 def find_tool(name: str) -> Path | None:

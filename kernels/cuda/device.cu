@@ -41,7 +41,7 @@ Status check(cudaError_t result) {
 }
 
 const Device& device() {
-  static Device devices[kMaxDevices];
+  thread_local Device devices[kMaxDevices];  // of each thread: no lock
   int current = 0;
   if (cudaGetDevice(&current) != cudaSuccess || current < 0 || current >= kMaxDevices) current = 0;
   Device& d = devices[current];

@@ -1,4 +1,4 @@
-// What every matmul body ends with, and how the ones for few rows cut their work.
+// What every matmul body ends with.
 
 // out[t][n .. n + count] from the dot products: bias, activation, residual. `sums` may be read in whole
 // vectors.

@@ -10,8 +10,8 @@
 // ids, begin, end, slot, total, done. One exception: `problems` is an array on the host, read before the call
 // returns; the pointers inside it are the device's. The host cannot look into device arrays before a launch,
 // so a number in them that breaks the contract is not kBadArgument there: the output rows that it concerns
-// become NaN, a slot outside gram counts as -1, a done outside [0, count] as count, and nothing is read or
-// written outside the matrices.
+// become NaN, a slot outside gram or a done below 0 ends its problem (the picks that are left become -1, done
+// becomes count), a done above count counts as count, and nothing is read or written outside the matrices.
 #pragma once
 
 #include "trimtok/view.h"

@@ -1,5 +1,5 @@
 // The device seam: memory, copies, streams and captured graphs of the CUDA backend behind plain functions, so
-// that the engine includes no CUDA header and has no #ifdef. kernels/cuda/device.cc implements it over the
+// that the engine includes no CUDA header and has no #ifdef. kernels/cuda/device.cu implements it over the
 // CUDA runtime (the real one, or the subset of kernels/cuda_host); a build without CUDA has stubs that say
 // so.
 #pragma once
