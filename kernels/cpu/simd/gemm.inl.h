@@ -167,7 +167,7 @@ void gemm_task(void* arg, int64_t task, int32_t thread) {
 // Tasks as large as the caches like, then smaller until every thread has several.
 void plan_tasks(GemmJob& job, int32_t n_threads) {
   int64_t strips = imax(1, kTaskOutputs / kNr);
-  int64_t panels = kTaskRows / job.kernel->max_rows;
+  int64_t panels = ceil_div(kTaskRows, job.kernel->max_rows);  // 512 rows are one task
   job.row_tasks = ceil_div(job.n_panels, panels);
   job.output_tasks = ceil_div(job.n_strips, strips);
   while (n_threads > 1 && job.row_tasks * job.output_tasks < 8 * n_threads) {
