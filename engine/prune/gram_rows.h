@@ -16,7 +16,8 @@ struct Pictures {
   std::span<const int32_t> of_row;  // [n], ascending; empty: borders play no part
   float inter_weight = 1.0f;
 
-  bool weighted() const { return !of_row.empty() && inter_weight != 1.0f; }
+  // One picture has nothing to weigh.
+  bool weighted() const { return inter_weight != 1.0f && !of_row.empty() && of_row.front() != of_row.back(); }
 };
 
 class GramRows {
