@@ -27,6 +27,18 @@ Compute automatic(Isa isa, Dtype weight, int64_t rows) {
 
 }  // namespace
 
+const char* compute_name(Compute compute) {
+  switch (compute) {
+    case Compute::kF32:
+      return "f32";
+    case Compute::kBf16:
+      return "bf16";
+    case Compute::kInt8:
+      return "int8";
+  }
+  return "unknown";
+}
+
 bool cpu_serves(Isa isa, ComputePolicy policy) {
   return policy != ComputePolicy::kBf16 || isa == Isa::kRef || isa == Isa::kAvx512Bf16;
 }

@@ -84,18 +84,6 @@ py::dict vision_dict(const TowerInfo& info) {
                   "n_embd"_a = info.n_embd, "weight_bytes"_a = info.weight_bytes);
 }
 
-const char* compute_name(Compute compute) {
-  switch (compute) {
-    case Compute::kF32:
-      return "f32";
-    case Compute::kBf16:
-      return "bf16";
-    case Compute::kInt8:
-      return "int8";
-  }
-  return "unknown";
-}
-
 // {"Q4_K": {"few_rows": "int8", "many_rows": "int8"}, ...} for every type of weight in the model's files.
 py::dict compute_dict(Model& model) {
   constexpr int64_t kMany = 512;
@@ -136,7 +124,8 @@ py::dict model_info(Model& model) {
   out["gpu_layers"] = model.gpu_layers();
   out["isa"] = isa_name(model.backend().ops().isa);
   out["compute"] = compute_policy_name(model.backend().compute());
-  out["compute_by_weight"] = compute_dict(model);
+  // A device has one way to multiply, see docs/cuda.md.
+  out["compute_by_weight"] = model.backend().on_host() ? compute_dict(model) : py::dict();
   out["n_threads"] = model.backend().n_threads_decode();
   out["n_threads_batch"] = model.backend().n_threads();
   out["n_ctx"] = model.n_ctx();

@@ -372,7 +372,8 @@ class Model:
         """What was loaded: architecture, sizes, files, device, chat template, warnings of the loader.
 
         compute_by_weight: for every type of weight, what its products are rounded to with few rows of
-        activations (answers being written) and with many (prompts and pictures).
+        activations (answers being written) and with many (prompts and pictures); empty on a device, which has
+        one way to multiply (docs/cuda.md).
         """
         return {key: value for key, value in self._core.info().items() if key != "special_texts"}
 

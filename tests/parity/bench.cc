@@ -35,18 +35,6 @@ struct BenchContext {
   ExecContext context;
 };
 
-const char* compute_name(Compute compute) {
-  switch (compute) {
-    case Compute::kF32:
-      return "f32";
-    case Compute::kBf16:
-      return "bf16";
-    case Compute::kInt8:
-      return "int8";
-  }
-  return "unknown";
-}
-
 class Bench {
  public:
   Bench(const KernelTable& table, const Options& options)

@@ -225,7 +225,7 @@ class Suite {
   }
 
   const KernelTable& table() const { return table_; }
-  double tolerance() const;  // this op's on this table: tolerance.h
+  double tolerance() const;  // this op's: tolerance.h
   bool quick() const { return options_.quick; }
   int64_t cases() const { return cases_; }
   int64_t failures() const { return failures_; }

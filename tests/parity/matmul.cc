@@ -110,10 +110,6 @@ void fill_input(Tensor& x, Rng& rng, int kind) {
   }
 }
 
-const char* compute_name(Compute compute) {
-  return compute == Compute::kF32 ? "f32" : compute == Compute::kBf16 ? "bf16" : "int8";
-}
-
 // `w_layout` says where the weights lie; absent: anywhere.
 void check_shape(Suite& s, Dtype dtype, Compute compute, const Shape& shape, int variant,
                  std::optional<Layout> w_layout) {

@@ -55,7 +55,7 @@ bool Suite::begin_case(const char* format, ...) {
 }
 
 double Suite::tolerance() const {
-  return parity::tolerance(op_, table_.isa);
+  return parity::tolerance(op_);
 }
 
 Layout Suite::next_layout() {

@@ -55,6 +55,8 @@ struct KernelTable {
   Isa served_by[static_cast<int32_t>(Op::kCount)] = {};
 };
 
+const char* compute_name(Compute compute);  // "f32", "bf16", "int8"
+
 // What a user asks of matmul: kAuto picks per instruction set, weight format and number of rows by the table
 // in docs/performance.md, the others insist. F32 weights are always computed in f32.
 enum class ComputePolicy : int32_t { kAuto, kF32, kBf16, kInt8 };
