@@ -372,6 +372,16 @@ def test_many_rows_in_two_stages() -> None:
         assert (np.diff(kept) > 0).all()
 
 
+def test_many_rows_of_two_pictures_are_weighed() -> None:
+    """One-hot rows, half a likeness between pictures: each direction once, then once in the other."""
+    direction = np.random.default_rng(2).integers(0, 32, (2, 4600))
+    rows = list(np.eye(32, dtype=np.float32)[direction])
+    report = run(rows, None, max_tokens=64, alpha=0.0, pool=1.0, inter_weight=0.5)
+    assert report.stage1_budget == 9200  # too many for a matrix of all pairs
+    for kept, picture in zip(report.kept, direction, strict=True):
+        assert kept.tolist() == sorted(int(np.flatnonzero(picture == k)[0]) for k in range(32))
+
+
 # --- degenerate inputs and errors
 
 
