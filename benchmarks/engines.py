@@ -33,6 +33,7 @@ class Files:
     threads: int
     n_ctx: int
     clock: str = "wall"
+    mmap: bool | None = False  # of this engine; what the background would do within a second is done before
 
     def seconds(self, work: Callable[[], object]) -> float:
         now = CLOCKS[self.clock]
@@ -92,6 +93,7 @@ class Ours:
             n_threads=files.threads,
             n_ctx=files.n_ctx,
             image_cache_mb=0,
+            mmap=files.mmap,
         )
 
     def encode(self, picture: Picture) -> float:

@@ -126,7 +126,7 @@ def first_token(args: argparse.Namespace, ours: Engine, peer: Engine | None) -> 
 
 def _memory_child(files: Files, side: int, rows: int) -> Row:
     start = time.perf_counter()
-    engine = Ours(files)
+    engine = Ours(dataclasses.replace(files, mmap=None))
     loaded = time.perf_counter() - start
     if files.mmproj is not None:
         engine.encode(pictures(1, side)[0])

@@ -71,6 +71,19 @@ void GgufFile::release_pages() const noexcept {
   for (const auto& map : maps_) map->release_pages();
 }
 
+size_t GgufFile::n_pieces() const noexcept {
+  size_t n = 0;
+  for (const auto& map : maps_) n += map->n_pieces();
+  return n;
+}
+
+void GgufFile::replace_piece(size_t i) const {
+  for (const auto& map : maps_) {
+    if (i < map->n_pieces()) return map->replace(i * MappedFile::kPiece);
+    i -= map->n_pieces();
+  }
+}
+
 Shard GgufFile::map_file(const std::string& path, const std::string& role) {
   maps_.push_back(std::make_unique<Mapping>(path, role));
   file_bytes_ += maps_.back()->bytes().size();

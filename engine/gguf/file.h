@@ -67,6 +67,10 @@ class GgufFile {
   // weights that were copied to a device.
   void release_pages() const noexcept;
 
+  // The bytes of all shards in pieces of up to 64 MiB, for replace_piece(): see MappedFile::replace().
+  size_t n_pieces() const noexcept;
+  void replace_piece(size_t i) const;
+
   bool has(std::string_view key) const { return find(key) != nullptr; }
   const MetaValue* find(std::string_view key) const;
   const TensorInfo* find_tensor(std::string_view name) const;

@@ -1,14 +1,12 @@
 #include "engine/runtime/memory_plan.h"
 
-#include <unistd.h>
-
 #include <algorithm>
-#include <fstream>
 #include <numeric>
 #include <string>
 #include <vector>
 
 #include "engine/core/dry_run.h"
+#include "engine/core/host_memory.h"
 
 namespace trimtok {
 namespace {
@@ -79,15 +77,7 @@ MemoryPlan plan_memory(const PlanRequest& request) {
 
 size_t memory_budget(const MemoryPtr& memory) {
   if (memory != nullptr) return memory->available() + memory->used();
-  // Pages of mapped files count as available: the system takes them back when it needs them.
-  std::ifstream file("/proc/meminfo");
-  std::string name, unit;
-  size_t kib = 0;
-  while (file >> name >> kib) {
-    if (name == "MemAvailable:") return kib * 1024;
-    std::getline(file, unit);
-  }
-  return static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  return available_host_memory();
 }
 
 }  // namespace trimtok

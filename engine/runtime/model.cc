@@ -62,9 +62,17 @@ std::shared_ptr<Model> Model::load(const ModelOptions& options, const RunControl
     fail(ErrorCode::kInvalidArgument, "[gpu_layers] is %d, but device is cpu; leave one of them out",
          options.gpu_layers);
   }
+  model->move_weights(options.residency);
   control.step("load", kSteps, kSteps);
   model->load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return model;
+}
+
+void Model::move_weights(Residency residency) {
+  WeightMover::Files files = {files_.lm};
+  if (files_.vision != nullptr && files_.vision != files_.lm) files.push_back(files_.vision);
+  mover_ =
+      std::make_unique<WeightMover>(std::move(files), backend_->on_host() ? residency : Residency::kMapped);
 }
 
 // Everything was bound to the mapped files so far, which costs nothing and tells what the device must hold.

@@ -13,6 +13,7 @@
 #include "engine/language/decoder.h"
 #include "engine/runtime/image_cache.h"
 #include "engine/runtime/memory_plan.h"
+#include "engine/runtime/residency.h"
 #include "engine/text/tokenizer.h"
 #include "engine/vision/tower.h"
 
@@ -20,15 +21,16 @@ namespace trimtok {
 
 struct ModelOptions {
   std::string path;
-  std::string mmproj;            // empty: find it (see find_model_files)
-  std::string device = "auto";   // auto | cpu | cuda; tests: see choose_device()
-  int32_t gpu_layers = -1;       // layers of the decoder on the device, the first ones; -1: all
-  std::string kv_dtype = "f16";  // f16 | bf16 | q8_0 | f32
-  std::string compute = "auto";  // auto | f32 | bf16 | int8
-  int64_t n_ctx = 0;             // 0: the trained context
-  int32_t n_threads = 0;         // 0: every CPU this process may use
-  int32_t n_threads_batch = 0;   // while encoding and prefilling; 0: n_threads
-  size_t image_cache_bytes = 0;  // rows of pictures that are remembered
+  std::string mmproj;                      // empty: find it (see find_model_files)
+  std::string device = "auto";             // auto | cpu | cuda; tests: see choose_device()
+  int32_t gpu_layers = -1;                 // layers of the decoder on the device, the first ones; -1: all
+  std::string kv_dtype = "f16";            // f16 | bf16 | q8_0 | f32
+  std::string compute = "auto";            // auto | f32 | bf16 | int8
+  int64_t n_ctx = 0;                       // 0: the trained context
+  int32_t n_threads = 0;                   // 0: every CPU this process may use
+  int32_t n_threads_batch = 0;             // while encoding and prefilling; 0: n_threads
+  size_t image_cache_bytes = 0;            // rows of pictures that are remembered
+  Residency residency = Residency::kAuto;  // of weights on the CPU; those of a device are copied there
 };
 
 // Immutable after loading; compute is serialised by a mutex, so sequences of several threads may interleave.
@@ -55,6 +57,7 @@ class Model {
   int32_t gpu_layers() const;  // layers on the device
   // Why device="auto" chose the CPU, and the like; empty: nothing to say.
   const std::string& device_note() const { return device_note_; }
+  const WeightMover& mover() const { return *mover_; }
   std::mutex& compute_mutex() { return compute_mutex_; }
   ImageCache& image_cache() { return *image_cache_; }
   Dtype kv_dtype() const { return kv_dtype_; }
@@ -68,6 +71,7 @@ class Model {
   Model() = default;
   void move_to_device(const ModelOptions& options);
   void check_memory() const;
+  void move_weights(Residency residency);
   ModelFiles files_;
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Backend> host_;  // of the layers that are not on the device; null: all are
@@ -78,6 +82,7 @@ class Model {
   std::shared_ptr<const Tower> tower_;
   std::mutex compute_mutex_;
   std::unique_ptr<ImageCache> image_cache_;
+  std::unique_ptr<WeightMover> mover_;
   Dtype kv_dtype_ = Dtype::kF16;
   int64_t n_ctx_ = 0;
   double load_seconds_ = 0;

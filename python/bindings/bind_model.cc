@@ -50,11 +50,12 @@ RunControl make_control(const std::optional<py::function>& progress) {
 ModelPtr load_model(const std::string& path, const std::string& mmproj, const std::string& device,
                     int32_t gpu_layers, const std::string& kv_dtype, const std::string& compute,
                     int64_t n_ctx, int32_t n_threads, int32_t n_threads_batch, size_t image_cache_bytes,
-                    const std::optional<py::function>& progress) {
+                    std::optional<bool> mmap, const std::optional<py::function>& progress) {
   const RunControl control = make_control(progress);
+  const Residency residency = !mmap ? Residency::kAuto : *mmap ? Residency::kMapped : Residency::kMemory;
   py::gil_scoped_release release;
   return Model::load({path, mmproj, device, gpu_layers, kv_dtype, compute, n_ctx, n_threads, n_threads_batch,
-                      image_cache_bytes},
+                      image_cache_bytes, residency},
                      control);
 }
 
@@ -126,6 +127,8 @@ py::dict model_info(Model& model) {
   out["compute"] = compute_policy_name(model.backend().compute());
   // A device has one way to multiply, see docs/cuda.md.
   out["compute_by_weight"] = model.backend().on_host() ? compute_dict(model) : py::dict();
+  out["weights"] = model.mover().state();
+  out["weights_note"] = model.mover().note();
   out["n_threads"] = model.backend().n_threads_decode();
   out["n_threads_batch"] = model.backend().n_threads();
   out["n_ctx"] = model.n_ctx();
@@ -377,7 +380,8 @@ void bind_model(py::module_& m) {
   py::class_<Model, ModelPtr>(m, "Model", "A loaded model; see trimtok_cpp.Model.")
       .def(py::init(&load_model), "path"_a, "mmproj"_a = "", "device"_a = "auto", "gpu_layers"_a = -1,
            "kv_dtype"_a = "f16", "compute"_a = "auto", "n_ctx"_a = 0, "n_threads"_a = 0,
-           "n_threads_batch"_a = 0, "image_cache_bytes"_a = 0, "progress"_a = py::none())
+           "n_threads_batch"_a = 0, "image_cache_bytes"_a = 0, "mmap"_a = py::none(),
+           "progress"_a = py::none())
       .def("info", &model_info)
       .def("memory", &memory_dict, "n_images"_a, "n_ctx"_a, "width"_a, "height"_a,
            "Bytes that n_images pictures of this size and n_ctx rows of cache need, and those there are.")

@@ -69,6 +69,7 @@ def _load(args: argparse.Namespace, bar: _ProgressBar, **options: Any) -> Model:
         n_threads_batch=args.threads_batch,
         kv_dtype=args.kv_dtype,
         compute=args.compute,
+        mmap=args.mmap,
         **options,
     )
     bar.clear()
@@ -305,6 +306,10 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument(
         "--threads-batch", type=_positive, metavar="N",
         help="while encoding and prefilling (default: as --threads)",
+    )  # fmt: skip
+    load.add_argument(
+        "--mmap", action=argparse.BooleanOptionalAction,
+        help="weights stay in the mapped files, or are copied at once (default: copied in the background)",
     )  # fmt: skip
     load.add_argument("--kv-dtype", choices=KV_DTYPES, default="f16")
     load.add_argument("--compute", choices=COMPUTES, default="auto", help="precision of matrix products")

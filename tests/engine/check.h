@@ -10,5 +10,6 @@ int failures();
 
 void check_allocator();
 void check_isolation();
+void check_mapping();
 
 }  // namespace trimtok::test

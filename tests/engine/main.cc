@@ -23,6 +23,7 @@ int failures() {
 int main() {
   trimtok::test::check_allocator();
   trimtok::test::check_isolation();
+  trimtok::test::check_mapping();
   if (trimtok::test::failures() == 0) std::puts("engine: all checks hold");
   return trimtok::test::failures() == 0 ? 0 : 1;
 }

@@ -212,7 +212,7 @@ class Model:
     """
     A loaded model; see trimtok_cpp.Model.
     """
-    def __init__(self, path: str, mmproj: str = '', device: str = 'auto', gpu_layers: typing.SupportsInt | typing.SupportsIndex = -1, kv_dtype: str = 'f16', compute: str = 'auto', n_ctx: typing.SupportsInt | typing.SupportsIndex = 0, n_threads: typing.SupportsInt | typing.SupportsIndex = 0, n_threads_batch: typing.SupportsInt | typing.SupportsIndex = 0, image_cache_bytes: typing.SupportsInt | typing.SupportsIndex = 0, progress: collections.abc.Callable | None = None) -> None:
+    def __init__(self, path: str, mmproj: str = '', device: str = 'auto', gpu_layers: typing.SupportsInt | typing.SupportsIndex = -1, kv_dtype: str = 'f16', compute: str = 'auto', n_ctx: typing.SupportsInt | typing.SupportsIndex = 0, n_threads: typing.SupportsInt | typing.SupportsIndex = 0, n_threads_batch: typing.SupportsInt | typing.SupportsIndex = 0, image_cache_bytes: typing.SupportsInt | typing.SupportsIndex = 0, mmap: bool | None = None, progress: collections.abc.Callable | None = None) -> None:
         ...
     def detokenize(self, ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], print_special: bool = False) -> typing.Any:
         ...
