@@ -5,8 +5,15 @@ struct Int8Job;
 struct Int8Dot;
 using Int8DotFn = void (*)(const Int8Dot& dot, float* out);
 
+// By number of rows of x - 1: a dot product of one row of w, and one of `rows` rows at once.
+struct Int8Columns {
+  Int8DotFn one;
+  Int8DotFn many;
+  int rows;
+};
+
 struct Int8Kernel {
-  Int8DotFn dot[kMaxCols];  // by number of rows of x - 1
+  Int8Columns columns[kMaxCols];
   Order order;
   int group;         // elements per scale
   float sum_factor;  // of the sums of x: 1 where they meet mins, minus the offset of the codes, or 0
@@ -23,9 +30,10 @@ struct Int8Job {
   int64_t rows_per_task;
 };
 
-// One call of a dot product: a row of w with some rows of x.
+// One call of a dot product: rows of w with some rows of x.
 struct Int8Dot {
   const void* w;
+  int64_t w_stride;  // bytes between rows
   int64_t n;
   const int8_t* x;
   const float* scales;
@@ -33,6 +41,19 @@ struct Int8Dot {
   int64_t x_stride;
   int64_t group_stride;
 };
+
+// Rows of w that are multiplied side by side: they share the loads of x, and their sums are chains of their
+// own, so that a row's result does not depend on its neighbours.
+constexpr int kDotRows = 2;
+#if defined(__AVX2__) && !defined(__AVX512F__)
+constexpr bool kFewRegisters = true;  // sixteen: not enough for two rows of 16 scales and 16 mins each
+#else
+constexpr bool kFewRegisters = false;
+#endif
+template <class Q, int kCols>
+constexpr int kRowsFor = kCols >= kDotRows || (kFewRegisters && Q::kGroup == 16 && Q::kHasMin) ? 1 : kDotRows;
+// Bytes: the rows that come next are asked for while these are read; both, and x, must fit L1.
+constexpr int64_t kMostAhead = 8192;
 
 // ---- Products of bytes. ----
 
@@ -55,40 +76,66 @@ constexpr LaneGroups make_lane_groups() {
 template <class Q>
 constexpr LaneGroups kLaneGroups = make_lane_groups<Q>();
 
-// acc[c] += a super-block of weights times its x.
-template <class Q, int kCols>
-TT_INLINE void add_super(const typename Q::Block* blocks, const Scales& s, const Int8Dot& dot, int64_t b,
-                         Vf (&acc)[kCols]) {
+// Where the two digits of some elements of x lie.
+struct Digits {
+  const int8_t* high;
+  const int8_t* low;
+};
+// Sums of the products of four bytes of w with both digits.
+TT_INLINE __m512i dot_digits(Vb w, Digits x) {
+  const __m512i high = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w, vb_load(x.high));
+  return _mm512_dpbusd_epi32(_mm512_maskz_slli_epi32(0xffff, high, 7), w, vb_load(x.low));
+}
+// The same of two vectors whose groups lie in the same lanes.
+TT_INLINE __m512i dot_digits(Vb w, Digits x, Vb w_next) {
+  __m512i sum = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w, vb_load(x.high));
+  sum = _mm512_maskz_slli_epi32(0xffff, _mm512_dpbusd_epi32(sum, w_next, vb_load(x.high + 64)), 7);
+  return _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(sum, w, vb_load(x.low)), w_next, vb_load(x.low + 64));
+}
+// acc + the sums of vector i times the scales of their groups.
+template <class Q>
+TT_INLINE Vf add_scaled(__m512i dots, int i, Vf products, Vf acc) {
+  const __m512i lanes = _mm512_load_si512(kLaneGroups<Q>.lane[i]);
+  const Vf scale = _mm512_maskz_permutexvar_ps(0xffff, lanes, products);
+  return vfma(_mm512_maskz_cvtepi32_ps(0xffff, dots), scale, acc);
+}
+
+// acc[r][c] += a super-block of row r times its x.
+template <class Q, int kRows, int kCols>
+TT_INLINE void add_super(const typename Q::Block* const (&blocks)[kRows], const Scales (&s)[kRows],
+                         const Int8Dot& dot, int64_t b, Vf (&acc)[kRows][kCols]) {
   constexpr int kGroups = kSuper / Q::kGroup;
-  Vf products[kCols];
+  Vf products[kRows][kCols];
   TT_UNROLL
-  for (int c = 0; c < kCols; ++c) {
-    const float* scales = dot.scales + c * dot.group_stride + b * kGroups;
-    if constexpr (kGroups == 8) {
-      products[c] = _mm512_castps256_ps512(_mm256_mul_ps(v8_load(s.scale), v8_load(scales)));
-    } else {
-      products[c] = vmul(vload(s.scale), vload(scales));
-    }
-  }
-  __m512i high[kCols];
-  __m512i low[kCols];
-  TT_UNROLL
-  for (int i = 0; i < kVectors; ++i) {
-    const Vb w = Bytes<Q>::load(blocks, i);
-    const __m512i lanes = _mm512_load_si512(kLaneGroups<Q>.lane[i]);
-    // The two vectors of a quad have the same groups in the same lanes.
-    const bool second = Bytes<Q>::kOrder == Order::kQuads && i % 2 == 1;
-    const bool last = Bytes<Q>::kOrder != Order::kQuads || i % 2 == 1;
+  for (int r = 0; r < kRows; ++r) {
     TT_UNROLL
     for (int c = 0; c < kCols; ++c) {
-      const int8_t* x = dot.x + 2 * c * dot.x_stride + b * kSuper + 64 * i;
-      const __m512i zero = _mm512_setzero_si512();
-      high[c] = _mm512_dpbusd_epi32(second ? high[c] : zero, w, vb_load(x));
-      low[c] = _mm512_dpbusd_epi32(second ? low[c] : zero, w, vb_load(x + dot.x_stride));
-      if (!last) continue;
-      const Vf scale = _mm512_maskz_permutexvar_ps(0xffff, lanes, products[c]);
-      const __m512i dots = _mm512_add_epi32(_mm512_maskz_slli_epi32(0xffff, high[c], 7), low[c]);
-      acc[c] = vfma(_mm512_maskz_cvtepi32_ps(0xffff, dots), scale, acc[c]);
+      const float* scales = dot.scales + c * dot.group_stride + b * kGroups;
+      if constexpr (kGroups == 8) {
+        products[r][c] = _mm512_castps256_ps512(_mm256_mul_ps(v8_load(s[r].scale), v8_load(scales)));
+      } else {
+        products[r][c] = vmul(vload(s[r].scale), vload(scales));
+      }
+    }
+  }
+  TT_UNROLL
+  for (int i = 0; i < kVectors; i += 2) {
+    TT_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      const Vb w = Bytes<Q>::load(blocks[r], i);
+      const Vb w_next = Bytes<Q>::load(blocks[r], i + 1);
+      TT_UNROLL
+      for (int c = 0; c < kCols; ++c) {
+        const int8_t* high = dot.x + 2 * c * dot.x_stride + b * kSuper + 64 * i;
+        const Digits x = {high, high + dot.x_stride};
+        if constexpr (Bytes<Q>::kOrder == Order::kQuads) {
+          acc[r][c] = add_scaled<Q>(dot_digits(w, x, w_next), i, products[r][c], acc[r][c]);
+        } else {
+          const Digits x_next = {x.high + 64, x.low + 64};
+          acc[r][c] = add_scaled<Q>(dot_digits(w, x), i, products[r][c], acc[r][c]);
+          acc[r][c] = add_scaled<Q>(dot_digits(w_next, x_next), i + 1, products[r][c], acc[r][c]);
+        }
+      }
     }
   }
 }
@@ -147,79 +194,104 @@ TT_INLINE Vf add_scaled(Dots d, const float* scales, Vf acc) {
 }
 #endif
 
-template <class Q, int kCols>
-TT_INLINE void add_super(const typename Q::Block* blocks, const Scales& s, const Int8Dot& dot, int64_t b,
-                         Vf (&acc)[kCols]) {
+template <class Q, int kRows, int kCols>
+TT_INLINE void add_super(const typename Q::Block* const (&blocks)[kRows], const Scales (&s)[kRows],
+                         const Int8Dot& dot, int64_t b, Vf (&acc)[kRows][kCols]) {
   constexpr int kGroups = kSuper / Q::kGroup;
-  alignas(64) float products[kCols][16];
+  alignas(64) float products[kRows][kCols][16];
   TT_UNROLL
-  for (int c = 0; c < kCols; ++c) {
-    const float* scales = dot.scales + c * dot.group_stride + b * kGroups;
+  for (int r = 0; r < kRows; ++r) {
     TT_UNROLL
-    for (int g = 0; g < kGroups; g += kLanes) {
-      vstore(products[c] + g, vmul(vload(s.scale + g), vload(scales + g)));
+    for (int c = 0; c < kCols; ++c) {
+      const float* scales = dot.scales + c * dot.group_stride + b * kGroups;
+      TT_UNROLL
+      for (int g = 0; g < kGroups; g += kLanes) {
+        vstore(products[r][c] + g, vmul(vload(s[r].scale + g), vload(scales + g)));
+      }
+      spill(products[r][c]);
     }
-    spill(products[c]);
   }
   TT_UNROLL
   for (int i = 0; i < kVectors; ++i) {
-    const Vb w = Bytes<Q>::load(blocks, i);
     TT_UNROLL
-    for (int c = 0; c < kCols; ++c) {
-      constexpr bool kFull = Bytes<Q>::kFull;
-      const int8_t* x = dot.x + 2 * c * dot.x_stride + b * kSuper + 32 * i;
-      const Dots dots =
-          join_digits(dot_bytes<kFull>(w, vb_load(x)), dot_bytes<kFull>(w, vb_load(x + dot.x_stride)));
-      acc[c] = add_scaled<Q::kGroup>(dots, products[c] + i * 32 / Q::kGroup, acc[c]);
+    for (int r = 0; r < kRows; ++r) {
+      const Vb w = Bytes<Q>::load(blocks[r], i);
+      TT_UNROLL
+      for (int c = 0; c < kCols; ++c) {
+        constexpr bool kFull = Bytes<Q>::kFull;
+        const int8_t* x = dot.x + 2 * c * dot.x_stride + b * kSuper + 32 * i;
+        const Dots dots =
+            join_digits(dot_bytes<kFull>(w, vb_load(x)), dot_bytes<kFull>(w, vb_load(x + dot.x_stride)));
+        acc[r][c] = add_scaled<Q::kGroup>(dots, products[r][c] + i * 32 / Q::kGroup, acc[r][c]);
+      }
     }
   }
 }
 
 #endif
 
-// out[c] = w . x[c].
-template <class Q, int kCols>
+// out[r * kMaxCols + c] = (row r of w) . x[c].
+template <class Q, int kRows, int kCols>
 void dot_int8(const Int8Dot& dot, float* out) {
   using B = Bytes<Q>;
   constexpr int kGroups = kSuper / Q::kGroup;
-  Vf acc[kCols];
-  V8 mins[kCols];
+  constexpr bool kSums = B::kHasMin || B::kOffset != 0;
+  constexpr int64_t kBytes = kBlocks<Q> * static_cast<int64_t>(sizeof(typename Q::Block));
+  Vf acc[kRows][kCols];
+  V8 mins[kRows][kCols];
   TT_UNROLL
-  for (int c = 0; c < kCols; ++c) {
-    acc[c] = vzero();
-    mins[c] = v8_zero();
-  }
-  for_each_super<Q>(dot.w, dot.n, [&](const typename Q::Block* blocks, int64_t b) TT_LAMBDA_INLINE {
+  for (int r = 0; r < kRows; ++r) {
     TT_UNROLL
-    for (int64_t i = 0; i < kBlocks<Q> * static_cast<int64_t>(sizeof(typename Q::Block)); i += 64) {
-      prefetch(blocks, kAhead + i);
+    for (int c = 0; c < kCols; ++c) {
+      acc[r][c] = vzero();
+      mins[r][c] = v8_zero();
     }
-    Scales s;
-    Q::scales(blocks, s);
-    add_super<Q, kCols>(blocks, s, dot, b, acc);
-    if constexpr (B::kHasMin || B::kOffset != 0) {
-      TT_UNROLL
-      for (int c = 0; c < kCols; ++c) {
-        const float* sums = dot.sums + c * dot.group_stride + b * kGroups;
-        TT_UNROLL
-        for (int h = 0; h < kGroups / 8; ++h) {
-          const V8 factor = B::kHasMin ? s.min[h] : v8_load(s.scale + 8 * h);
-          mins[c] = v8_fma(factor, v8_load(sums + 8 * h), mins[c]);
-        }
-      }
-    }
-  });
+  }
+  // Rows side by side are mostly neighbours: the memory behind them is read ahead in its own order.
+  const char* ahead = static_cast<const char*>(dot.w) + (kRows == 1 ? kAhead : kRows * dot.w_stride);
+  for_each_super<Q, kRows>(dot.w, dot.w_stride, dot.n,
+                           [&](const typename Q::Block* const(&blocks)[kRows], int64_t b) TT_LAMBDA_INLINE {
+                             Scales s[kRows];
+                             TT_UNROLL
+                             for (int r = 0; r < kRows; ++r) {
+                               TT_UNROLL
+                               for (int64_t i = 0; i < kBytes; i += 64) prefetch(ahead, i);
+                               ahead += kBytes;
+                               Q::scales(blocks[r], s[r]);
+                             }
+                             add_super<Q, kRows, kCols>(blocks, s, dot, b, acc);
+                             if constexpr (!kSums) return;
+                             TT_UNROLL
+                             for (int r = 0; r < kRows; ++r) {
+                               TT_UNROLL
+                               for (int c = 0; c < kCols; ++c) {
+                                 const float* sums = dot.sums + c * dot.group_stride + b * kGroups;
+                                 TT_UNROLL
+                                 for (int h = 0; h < kGroups / 8; ++h) {
+                                   const V8 factor = B::kHasMin ? s[r].min[h] : v8_load(s[r].scale + 8 * h);
+                                   mins[r][c] = v8_fma(factor, v8_load(sums + 8 * h), mins[r][c]);
+                                 }
+                               }
+                             }
+                           });
   TT_UNROLL
-  for (int c = 0; c < kCols; ++c) {
-    out[c] = vreduce_add(acc[c]) + (B::kHasMin || B::kOffset != 0 ? v8_sum(mins[c]) : 0.0f);
+  for (int r = 0; r < kRows; ++r) {
+    TT_UNROLL
+    for (int c = 0; c < kCols; ++c) {
+      out[r * kMaxCols + c] = vreduce_add(acc[r][c]) + (kSums ? v8_sum(mins[r][c]) : 0.0f);
+    }
   }
 }
 
+template <class Q, int kCols>
+constexpr Int8Columns kInt8Columns = {dot_int8<Q, 1, kCols>, dot_int8<Q, kRowsFor<Q, kCols>, kCols>,
+                                      kRowsFor<Q, kCols>};
 template <class Q>
-constexpr Int8Kernel kInt8Kernel = {{dot_int8<Q, 1>, dot_int8<Q, 2>, dot_int8<Q, 3>, dot_int8<Q, 4>},
-                                    Bytes<Q>::kOrder,
-                                    Q::kGroup,
-                                    Bytes<Q>::kHasMin ? 1.0f : -static_cast<float>(Bytes<Q>::kOffset)};
+constexpr Int8Kernel kInt8Kernel = {
+    {kInt8Columns<Q, 1>, kInt8Columns<Q, 2>, kInt8Columns<Q, 3>, kInt8Columns<Q, 4>},
+    Bytes<Q>::kOrder,
+    Q::kGroup,
+    Bytes<Q>::kHasMin ? 1.0f : -static_cast<float>(Bytes<Q>::kOffset)};
 
 // nullptr where w is not of a block format.
 const Int8Kernel* int8_kernel(Dtype dtype) {
@@ -281,19 +353,25 @@ void gemv_int8_task(void* arg, int64_t task, int32_t) {
     for (int64_t pass = 0; pass < n_passes; ++pass) {
       const int64_t col = a.x.rows * pass / n_passes;
       const int64_t cols = a.x.rows * (pass + 1) / n_passes - col;
+      const Int8Columns& kernel = job->kernel->columns[cols - 1];
       alignas(64) float sums[kMaxCols][kRowsAtOnce];
-      for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t r = 0; r < rows;) {
         Int8Dot dot;
         dot.w = static_cast<const char*>(a.w.data) + (n + r) * a.w.stride;
+        dot.w_stride = a.w.stride;
         dot.n = a.w.cols;
         dot.x = job->x + 2 * col * job->x_stride;
         dot.scales = job->scales + col * job->group_stride;
         dot.sums = job->sums + col * job->group_stride;
         dot.x_stride = job->x_stride;
         dot.group_stride = job->group_stride;
-        float dots[kMaxCols];
-        job->kernel->dot[cols - 1](dot, dots);
-        for (int64_t c = 0; c < cols; ++c) sums[c][r] = dots[c];
+        const bool whole = rows - r >= kernel.rows && kernel.rows * a.w.stride <= kMostAhead;
+        const int64_t taken = whole ? kernel.rows : 1;
+        float dots[kDotRows][kMaxCols];
+        (whole ? kernel.many : kernel.one)(dot, dots[0]);
+        for (int64_t i = 0; i < taken; ++i, ++r) {
+          for (int64_t c = 0; c < cols; ++c) sums[c][r] = dots[i][c];
+        }
       }
       for (int64_t c = 0; c < cols; ++c) finish_row(a, col + c, n, sums[c], rows);
     }

@@ -373,25 +373,42 @@ TT_INLINE void spill(float (&scale)[16]) {
 template <class Q>
 constexpr int kBlocks = kSuper / Q::kElems;  // of a super-block
 
-// A row of whole blocks that may end inside a super-block: calls f(blocks, i) for super-block i; the last one
-// is a copy padded with zero blocks, whose values are zeros, where blocks are missing.
+// kRows rows of whole blocks, `stride` bytes apart, that may end inside a super-block: calls f(blocks, i) for
+// super-block i, blocks[r] being that of row r; the last ones are copies padded with zero blocks, whose
+// values are zeros, where blocks are missing.
+template <class Q, int kRows, class F>
+TT_INLINE void for_each_super(const void* rows, int64_t stride, int64_t n_elems, F f) {
+  using Block = typename Q::Block;
+  const Block* blocks[kRows];
+  TT_UNROLL
+  for (int r = 0; r < kRows; ++r) {
+    blocks[r] = reinterpret_cast<const Block*>(static_cast<const char*>(rows) + r * stride);
+  }
+  const int64_t n_blocks = n_elems / Q::kElems;
+  const int64_t n_whole = n_blocks / kBlocks<Q>;
+  for (int64_t i = 0; i < n_whole; ++i) {
+    f(blocks, i);
+    TT_UNROLL
+    for (int r = 0; r < kRows; ++r) blocks[r] += kBlocks<Q>;
+  }
+  if constexpr (kBlocks < Q >> 1) {
+    const int64_t rest = n_blocks - n_whole * kBlocks<Q>;
+    if (rest == 0) return;
+    Block copies[kRows][kBlocks<Q>];
+    memset(copies, 0, sizeof(copies));
+    TT_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      memcpy(copies[r], blocks[r], static_cast<size_t>(rest) * sizeof(Block));
+      blocks[r] = copies[r];
+    }
+    f(blocks, n_whole);
+  }
+}
 template <class Q, class F>
 TT_INLINE void for_each_super(const void* row, int64_t n_elems, F f) {
-  const auto* block = static_cast<const typename Q::Block*>(row);
-  const int64_t n_blocks = n_elems / Q::kElems;
-  for (int64_t i = 0; i * kBlocks<Q> < n_blocks; ++i, block += kBlocks<Q>) {
-    const typename Q::Block* blocks = block;
-    [[maybe_unused]] typename Q::Block copy[kBlocks<Q>];
-    if constexpr (kBlocks < Q >> 1) {
-      const int64_t rest = n_blocks - i * kBlocks<Q>;
-      if (rest < kBlocks<Q>) {
-        memset(copy, 0, sizeof(copy));
-        memcpy(copy, block, static_cast<size_t>(rest) * sizeof(copy[0]));
-        blocks = copy;
-      }
-    }
-    f(blocks, i);
-  }
+  const auto only = [&](const typename Q::Block* const(&blocks)[1], int64_t i)
+                        TT_LAMBDA_INLINE { f(blocks[0], i); };
+  for_each_super<Q, 1>(row, 0, n_elems, only);
 }
 
 // ---- Rows to f32. `out` gets n values; n is a whole number of blocks. ----
