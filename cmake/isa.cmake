@@ -4,11 +4,12 @@
 set(TT_ISA_FLAGS_avx2 -mavx2 -mfma -mf16c)
 set(TT_ISA_FLAGS_avx512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma -mf16c)
 set(TT_ISA_FLAGS_avx512_bf16 ${TT_ISA_FLAGS_avx512} -mavx512bf16)
+set(TT_ISA_FLAGS_amx ${TT_ISA_FLAGS_avx512_bf16} -mamx-tile -mamx-bf16 -mamx-int8)
 set(TT_ISA_FLAGS_neon)  # AArch64 always has it
 set(TT_ISA_FLAGS_neon_dot -march=armv8.2-a+dotprod)
 
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
-  set(TT_ISAS avx2 avx512 avx512_bf16)
+  set(TT_ISAS avx2 avx512 avx512_bf16 amx)
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
   set(TT_ISAS neon neon_dot)
 else()

@@ -18,10 +18,14 @@ bool has_wide_int8(Isa isa) {
   return isa >= Isa::kAvx512;
 }
 
+bool has_quick_bf16(Isa isa) {
+  return isa == Isa::kAmx || (isa == Isa::kAvx512Bf16 && bf16_beats_f32());
+}
+
 Compute automatic(Isa isa, Dtype weight, int64_t rows) {
   if (isa == Isa::kRef) return Compute::kF32;
   const bool few = rows <= kFewRows;
-  if (!few && isa == Isa::kAvx512Bf16 && bf16_beats_f32()) return Compute::kBf16;
+  if (!few && has_quick_bf16(isa)) return Compute::kBf16;
   return is_block_format(weight) && (few || has_wide_int8(isa)) ? Compute::kInt8 : Compute::kF32;
 }
 
@@ -40,7 +44,7 @@ const char* compute_name(Compute compute) {
 }
 
 bool cpu_serves(Isa isa, ComputePolicy policy) {
-  return policy != ComputePolicy::kBf16 || isa == Isa::kRef || isa == Isa::kAvx512Bf16;
+  return policy != ComputePolicy::kBf16 || isa == Isa::kRef || isa == Isa::kAvx512Bf16 || isa == Isa::kAmx;
 }
 
 Compute cpu_compute(Isa isa, ComputePolicy policy, Dtype weight, int64_t rows) {

@@ -1,10 +1,14 @@
-// Which tables this machine can run, and the layers they are made of: ref <- avx2 <- avx512 <- avx512_bf16,
-// ref <- neon <- neon_dot.
+// Which tables this machine can run, and the layers they are made of: ref <- avx2 <- avx512 <- avx512_bf16 <-
+// amx, ref <- neon <- neon_dot.
 #include "kernels/cpu/isa_tables.h"
 #include "trimtok/kernels.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#endif
+#if defined(__linux__) && defined(__x86_64__)
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 #if defined(__linux__) && defined(__aarch64__)
 #include <sys/auxv.h>
@@ -40,6 +44,7 @@ struct X86Features {
   bool avx2 = false;
   bool avx512 = false;
   bool avx512_bf16 = false;
+  bool amx = false;
   bool amd = false;
 };
 
@@ -50,6 +55,33 @@ bool is_amd() {
   uint32_t edx = 0;
   return __get_cpuid(0, &eax, &ebx, &ecx, &edx) != 0 && ebx == signature_AMD_ebx &&
          ecx == signature_AMD_ecx && edx == signature_AMD_edx;
+}
+
+// Linux hands out the 8 KiB of tile registers on request only, to a whole process at once, threads of the
+// host application included; virtual machines and containers may refuse. Its answer counts, whatever CPUID
+// says.
+bool kernel_grants_tiles() {
+#if defined(__linux__)
+  constexpr long kGetPermission = 0x1022;  // ARCH_GET_XCOMP_PERM, ARCH_REQ_XCOMP_PERM: since Linux 5.16
+  constexpr long kAskPermission = 0x1023;
+  constexpr long kTileData = 18;  // XFEATURE_XTILEDATA
+  uint64_t granted = 0;
+  return syscall(SYS_arch_prctl, kAskPermission, kTileData) == 0 &&
+         syscall(SYS_arch_prctl, kGetPermission, &granted) == 0 && (granted >> kTileData & 1) != 0;
+#else
+  return false;
+#endif
+}
+
+// Eight tiles of 16 rows of 64 bytes, palette 1: what kernels/cpu/simd/gemm_amx.inl.h is written for.
+bool has_known_tiles() {
+  uint32_t eax = 0;
+  uint32_t ebx = 0;
+  uint32_t ecx = 0;
+  uint32_t edx = 0;
+  if (__get_cpuid_count(0x1d, 0, &eax, &ebx, &ecx, &edx) == 0 || eax < 1) return false;
+  if (__get_cpuid_count(0x1d, 1, &eax, &ebx, &ecx, &edx) == 0) return false;
+  return eax == (1024u << 16 | 8192u) && ebx == (8u << 16 | 64u) && (ecx & 0xffff) == 16;
 }
 
 // The bits of every flag in cmake/isa.cmake, and XCR0: without the operating system's consent to save
@@ -72,10 +104,14 @@ X86Features detect_x86() {
   if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return features;
   features.avx2 = (ebx & bit_AVX2) != 0;
   const uint32_t kAvx512 = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
+  const uint32_t kAmx = 1u << 22 | 1u << 24 | 1u << 25;  // AMX-BF16, AMX-TILE, AMX-INT8
+  const uint32_t kTileState = 0x60000;                   // configuration and data
+  const bool tiles = (edx & kAmx) == kAmx && (xcr0 & kTileState) == kTileState;
   features.avx512 = features.avx2 && (ebx & kAvx512) == kAvx512 && (ecx & bit_AVX512VNNI) != 0 &&
                     (xcr0 & kAvx512State) == kAvx512State;
   if (__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) == 0) return features;
   features.avx512_bf16 = features.avx512 && (eax & bit_AVX512BF16) != 0;
+  features.amx = features.avx512_bf16 && tiles && has_known_tiles() && kernel_grants_tiles();
   features.amd = is_amd();
   return features;
 }
@@ -90,6 +126,7 @@ void add_native_tables(Tables& t) {
   if (features.avx2) add_table(t, Isa::kAvx2, Isa::kRef, install_avx2);
   if (features.avx512) add_table(t, Isa::kAvx512, Isa::kAvx2, install_avx512);
   if (features.avx512_bf16) add_table(t, Isa::kAvx512Bf16, Isa::kAvx512, install_avx512_bf16);
+  if (features.amx) add_table(t, Isa::kAmx, Isa::kAvx512Bf16, install_amx);
 }
 
 #elif defined(__aarch64__)
@@ -151,6 +188,8 @@ const char* isa_name(Isa isa) {
       return "avx512";
     case Isa::kAvx512Bf16:
       return "avx512_bf16";
+    case Isa::kAmx:
+      return "amx";
     case Isa::kCuda:
       return "cuda";
     case Isa::kCudaHost:

@@ -19,6 +19,7 @@ namespace {
 #include "kernels/cpu/simd/math.inl.h"
 #include "kernels/cpu/simd/finish_row.inl.h"
 #include "kernels/cpu/simd/gemm.inl.h"
+#include "kernels/cpu/simd/bf16_words.inl.h"
 #include "kernels/cpu/simd/gemm_bf16.inl.h"
 // clang-format on
 

@@ -72,13 +72,13 @@ class Bench {
           before_each();
         }
         if ((table_.*entry)(exec_.context, args) != Status::kOk) {
-          std::printf("%s %s %s: refused\n", isa_name(table_.isa), op_name(op), shape.c_str());
+          std::printf("%s %s %s: refused\n", table_name(table_), op_name(op), shape.c_str());
           return;
         }
       }
       // A device's calls only queue: the wait at the end is shared by all of them.
       if (finish(table_) != Status::kOk) {
-        std::printf("%s %s %s: failed\n", isa_name(table_.isa), op_name(op), shape.c_str());
+        std::printf("%s %s %s: failed\n", table_name(table_), op_name(op), shape.c_str());
         return;
       }
       const double seconds = clock() - start;
@@ -116,10 +116,10 @@ class Bench {
     const bool bytes = std::string(resource) == "read";
     if (options_.json) {
       std::printf("{\"limit\": \"%s\", \"isa\": \"%s\", \"threads\": %d, \"per_second\": %.6g}\n", resource,
-                  isa_name(table_.isa), options_.threads, per_second);
+                  table_name(table_), options_.threads, per_second);
       return;
     }
-    std::printf("%-11s limit        %-34s threads=%d %25.2f %s\n", isa_name(table_.isa), resource,
+    std::printf("%-11s limit        %-34s threads=%d %25.2f %s\n", table_name(table_), resource,
                 options_.threads, per_second * 1e-9, bytes ? "GB/s" : "GFLOP/s");
   }
 
@@ -136,7 +136,7 @@ class Bench {
 
   void print_row(Op op, const std::string& shape, Compute compute, double seconds, double bytes,
                  double flops) const {
-    const char* isa = isa_name(table_.isa);
+    const char* isa = table_name(table_);
     const char* served_by = isa_name(table_.served_by[static_cast<int32_t>(op)]);
     const double of_limit = share(compute, seconds, bytes, flops);
     if (options_.json) {

@@ -11,15 +11,12 @@
 
 namespace trimtok::parity {
 
-const KernelTable* find_table(Isa isa) {
-  if (static_cast<int32_t>(isa) < kNumIsas) return cpu_table(isa);
-  const char* reason = nullptr;
-  const KernelTable* table = cuda_table(&reason);
-  return table != nullptr && table->isa == isa && cuda::device_count(&reason) > 0 ? table : nullptr;
-}
-
 bool visible_is_managed() {
-  static const bool kManaged = find_table(Isa::kCuda) != nullptr;
+  static const bool kManaged = [] {
+    const char* reason = nullptr;
+    const KernelTable* table = cuda_table(&reason);
+    return table != nullptr && table->isa == Isa::kCuda && cuda::device_count(&reason) > 0;
+  }();
   return kManaged;
 }
 
@@ -44,10 +41,6 @@ void release_visible(void* p) {
   } else {
     std::free(p);
   }
-}
-
-Status finish(const KernelTable& table) {
-  return on_device(table) ? cuda::synchronize(nullptr) : Status::kOk;
 }
 
 void set_run_order([[maybe_unused]] const KernelTable& table, [[maybe_unused]] int32_t run) {

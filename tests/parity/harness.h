@@ -14,14 +14,22 @@
 
 namespace trimtok::parity {
 
-// The tables of the CPU, then the CUDA table: compiled by nvcc (and a GPU is there), or executed on the host.
-inline constexpr int32_t kNumTables = static_cast<int32_t>(Isa::kNone);
-const KernelTable* find_table(Isa isa);
+// The tables of the CPU, then the CUDA table: compiled by nvcc (and a GPU is there), or executed on the host;
+// then stand-ins: tables of instruction sets that this machine lacks, whose code it can execute all the same.
+// amx_emulated: the bodies of amx themselves, their tile instructions by the model of tile_unit.h.
+inline constexpr int32_t kNumTables = static_cast<int32_t>(Isa::kNone) + 1;
+const char* table_name(int32_t i);
+const char* table_name(const KernelTable& table);
+const KernelTable* find_table(int32_t i);  // nullptr: not here; a stand-in: or not needed here
+bool is_stand_in(const KernelTable& table);
 inline bool on_device(const KernelTable& table) {
   return table.isa == Isa::kCuda || table.isa == Isa::kCudaHost;
 }
-// Waits for a device's work, so that the host may look at results; kOk on the CPU.
+// Waits for a device's work, so that the host may look at results; kOk on the CPU, unless the model of tiles
+// has met a misuse.
 Status finish(const KernelTable& table);
+// What a status other than kOk is about, where more is known than its number.
+const char* failure(const KernelTable& table);
 // Run 1, 2, 3 of a case on the host execution layer: in forward, reverse and random order. Elsewhere nothing.
 void set_run_order(const KernelTable& table, int32_t run);
 

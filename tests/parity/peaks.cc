@@ -10,8 +10,14 @@
 #include <arm_neon.h>
 #endif
 
+#include "trimtok/view.h"
+
 namespace trimtok::parity {
 namespace {
+
+#if defined(__x86_64__)
+#include "kernels/cpu/simd/tiles.h"
+#endif
 
 constexpr int64_t kRounds = 20000;  // of a chain of multiply-adds: some hundred microseconds
 constexpr int kChains = 12;         // independent ones: latency times width of every core that we know
@@ -29,6 +35,7 @@ struct Work {
 #define TT_AVX2 __attribute__((target("avx2,fma")))
 #define TT_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
 #define TT_AVX512_BF16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
+#define TT_AMX __attribute__((target("amx-tile,amx-bf16,amx-int8")))
 
 TT_AVX2 void fma_avx2(const char*, int64_t) {
   __m256 acc[kChains] = {};
@@ -103,6 +110,33 @@ TT_AVX512_BF16 void bf16_avx512(const char*, int64_t) {
   }
 #pragma GCC unroll 16
   for (int c = 0; c < kChains; ++c) asm volatile("" : : "v"(acc[c]));
+}
+
+// Four sums of 16 x 16, as a block of 32 rows by 32 outputs has.
+constexpr double kTileProducts = 4.0 * 16 * 16 * 16;  // of words
+constexpr TileConfig kPeakTiles = {
+    1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+
+TT_AMX void bf16_amx(const char*, int64_t) {
+  tiles_configure(kPeakTiles);
+  for (int64_t i = 0; i < kRounds; ++i) {
+    tile_dot_bf16<0, 4, 6>();
+    tile_dot_bf16<1, 4, 7>();
+    tile_dot_bf16<2, 5, 6>();
+    tile_dot_bf16<3, 5, 7>();
+  }
+  tiles_release();
+}
+
+TT_AMX void int8_amx(const char*, int64_t) {
+  tiles_configure(kPeakTiles);
+  for (int64_t i = 0; i < kRounds; ++i) {
+    tile_dot_int8<0, 4, 6>();
+    tile_dot_int8<1, 4, 7>();
+    tile_dot_int8<2, 5, 6>();
+    tile_dot_int8<3, 5, 7>();
+  }
+  tiles_release();
 }
 
 #elif defined(__aarch64__)
@@ -182,6 +216,11 @@ Limits measure_limits(const KernelTable& table, Pool& pool, double seconds) {
     case Isa::kAvx2:
       f32 = chain(fma_avx2, 16);
       int8 = chain(int8_avx2, 64);
+      break;
+    case Isa::kAmx:
+      f32 = chain(fma_avx512, 32);
+      bf16 = {bf16_amx, 4 * kTileProducts * static_cast<double>(kRounds)};
+      int8 = {int8_amx, 8 * kTileProducts * static_cast<double>(kRounds)};
       break;
     case Isa::kAvx512Bf16:
       bf16 = chain(bf16_avx512, 64);

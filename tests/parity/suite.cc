@@ -6,7 +6,6 @@
 
 #include "harness.h"
 #include "tolerance.h"
-#include "trimtok/device.h"
 #include "trimtok/quant_blocks.h"
 
 namespace trimtok::parity {
@@ -75,7 +74,7 @@ bool Suite::fail_case(const char* format, ...) {
   va_start(list, format);
   std::vsnprintf(text, sizeof(text), format, list);
   va_end(list);
-  std::printf("FAIL %s %s [%s] seed=%llu case=%lld %s: %s\n", isa_name(table_.isa), op_name(op_),
+  std::printf("FAIL %s %s [%s] seed=%llu case=%lld %s: %s\n", table_name(table_), op_name(op_),
               description_.c_str(), static_cast<unsigned long long>(options_.seed),
               static_cast<long long>(numbered_), run_name_.c_str(), text);
   return false;
@@ -140,8 +139,7 @@ void Suite::compare_runs(const Tensor& out, const Run& ref, const Run& run, cons
     Status s = run(execution.context(), actual.matrix());
     if (s == Status::kOk) s = finish(table_);
     if (s != Status::kOk) {
-      fail_case("status %d%s%s", static_cast<int>(s), on_device(table_) ? ", " : "",
-                on_device(table_) ? cuda::last_error() : "");
+      fail_case("status %d %s", static_cast<int>(s), failure(table_));
       return;
     }
     if (const auto at = actual.first_stray_write(out)) {
@@ -182,7 +180,7 @@ void Suite::survived(const std::function<Status(const ExecContext&)>& run, const
   run_name_ = "bad contents";
   Status s = run(execution.context());
   if (s == Status::kOk) s = finish(table_);
-  if (s != Status::kOk) fail_case("status %d, %s", static_cast<int>(s), cuda::last_error());
+  if (s != Status::kOk) fail_case("status %d %s", static_cast<int>(s), failure(table_));
   if (out.first_stray_write(before)) fail_case("wrote outside the output");
   if (!execution.scratch_intact()) fail_case("wrote beyond its scratch");
   if (concerned < 0) return;

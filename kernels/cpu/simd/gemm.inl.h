@@ -9,10 +9,9 @@ constexpr int kNv = 2;
 constexpr int kNr = kNv * kLanes;
 constexpr int64_t kKc = 256;             // one super-block; a strip of 256 x 32 f32 is 32 KiB
 constexpr int64_t kRowWords = kKc + 16;  // between rows of words: they fall into different L1 sets
-constexpr int64_t kTaskRows = 512;       // rows of x that a task's unpacked weights serve
+constexpr int64_t kTaskRows = 512;       // rows of x that a task's unpacked weights serve, usually
 constexpr int64_t kTaskOutputs = 128;
-constexpr int64_t kPackedBytes = 24 << 20;        // packed x beyond this is done in several rounds of rows
-constexpr int kRowVectors = kLanes == 4 ? 3 : 1;  // of the tallest panel of any precision
+constexpr int64_t kPackedBytes = 24 << 20;  // packed x beyond this is done in several rounds of rows
 
 struct GemmKernel;
 
@@ -36,28 +35,48 @@ struct GemmJob {
 // sums[rows][kNr] = or += panel^T . strip over kc elements.
 using MultiplyFn = void (*)(const float* panel, const float* strip, int64_t kc, float* sums, bool first);
 
+// Writes the words of some rows, kRowWords apart, to a panel's slot.
+using PackFn = void (*)(const float* words, int64_t rows, int64_t n_words, float* slot);
+void pack_panel(const float* words, int64_t rows, int64_t n_words, float* slot);
+void gemm_task(void* arg, int64_t task, int32_t thread);
+
 // One precision. Words may be of any type: only a kernel looks into its own.
 struct GemmKernel {
-  const MultiplyFn* multiply;  // by the panel's rows - 1
-  int max_rows;                // of a panel
+  const MultiplyFn* multiply;  // by (the panel's rows - 1) / row_step
+  int max_rows;                // of a panel, a multiple of row_step
   int64_t x_words;             // of a K block, a multiple of kLanes
   int64_t w_words;
   // kc elements to words.
   void (*x_row)(const GemmKernel& kernel, const float* x, int64_t kc, float* words);
   void (*w_row)(const GemmKernel& kernel, const void* w, int64_t kc, float* words);
-  DecodeFn decode;  // of w's type
-  int offset;       // of its codes
+  DecodeFn decode;   // of w's type
+  int offset;        // of its codes
+  int row_step = 1;  // sums of a panel have room for a multiple of so many rows
+  int64_t task_rows = kTaskRows;
+  PackFn pack = pack_panel;
+  ExecContext::Task task = gemm_task;
 };
 
 TT_INLINE int64_t split(int64_t n, int64_t parts, int64_t i) {
   return n * i / parts;
 }
 
+// Where panel p starts, in rows of the round. The last one ends behind the rows where they are no multiple of
+// row_step.
+int64_t panel_begin(const GemmJob& job, int64_t p) {
+  const int step = job.kernel->row_step;
+  return split(ceil_div(job.rows, step), job.n_panels, p) * step;
+}
+int64_t panel_rows(const GemmJob& job, int64_t p) {
+  return imin(panel_begin(job, p + 1), job.rows) - panel_begin(job, p);
+}
+
 // ---- Packing. ----
 
-// dst[word][r] = word `word` of row r. Writes up to kLanes words beyond the last row and whole vectors of
+// slot[word][r] = word `word` of row r. Writes up to kLanes words beyond the last row and whole vectors of
 // words; the slot has room for both.
-void pack_panel(const float* words, int64_t rows, int64_t n_words, float* dst) {
+[[maybe_unused]] void pack_panel(const float* words, int64_t rows, int64_t n_words, float* slot) {
+  constexpr int kRowVectors = kLanes == 4 ? 3 : 1;  // of the tallest panel of any precision that comes here
   for (int64_t k = 0; k < n_words; k += kLanes) {
     Vf tile[kRowVectors][kLanes];
     TT_UNROLL
@@ -72,7 +91,7 @@ void pack_panel(const float* words, int64_t rows, int64_t n_words, float* dst) {
     for (int i = 0; i < kLanes; ++i) {
       TT_UNROLL
       for (int v = 0; v < kRowVectors; ++v) {
-        if (v * kLanes < rows) vstore(dst + (k + i) * rows + v * kLanes, tile[v][i]);
+        if (v * kLanes < rows) vstore(slot + (k + i) * rows + v * kLanes, tile[v][i]);
       }
     }
   }
@@ -81,16 +100,16 @@ void pack_panel(const float* words, int64_t rows, int64_t n_words, float* dst) {
 void pack_task(void* arg, int64_t panel, int32_t thread) {
   const auto* job = static_cast<const GemmJob*>(arg);
   const GemmKernel& kernel = *job->kernel;
-  const int64_t first = split(job->rows, job->n_panels, panel);
-  const int64_t rows = split(job->rows, job->n_panels, panel + 1) - first;
+  const int64_t first = panel_begin(*job, panel);
+  const int64_t rows = panel_rows(*job, panel);
   const int64_t depth = job->args->x.cols;
-  float* words = job->unpacked + thread * kRowVectors * kLanes * kRowWords;
+  float* words = job->unpacked + thread * kernel.max_rows * kRowWords;
   for (int64_t k = 0; k < depth; k += kKc) {
     for (int64_t r = 0; r < rows; ++r) {
       const float* x = f32_row(job->args->x, job->row0 + first + r) + k;
       kernel.x_row(kernel, x, imin(kKc, depth - k), words + r * kRowWords);
     }
-    pack_panel(words, rows, kernel.x_words, job->packed + (k / kKc * job->n_panels + panel) * job->slot);
+    kernel.pack(words, rows, kernel.x_words, job->packed + (k / kKc * job->n_panels + panel) * job->slot);
   }
 }
 
@@ -139,8 +158,8 @@ void gemm_task(void* arg, int64_t task, int32_t thread) {
   float* rows = job->work + thread * job->work_words;
   float* strip = rows + kLanes * kRowWords;
   float* sums = strip + kKc * kNr;
-  const int64_t base = split(job->rows, job->n_panels, panel0);
-  const int64_t height = split(job->rows, job->n_panels, panel1) - base;
+  const int64_t base = panel_begin(*job, panel0);
+  const int64_t height = panel_begin(*job, panel1) - base;
 
   for (int64_t k = 0; k < depth; k += kKc) {
     const int64_t kc = imin(kKc, depth - k);
@@ -150,11 +169,11 @@ void gemm_task(void* arg, int64_t task, int32_t thread) {
           s + 1 < strip1 ? kNr * a.w.stride : job->w_block_bytes - (s - strip0) * kNr * a.w.stride;
       pack_strip(*job, s * kNr, k, kc, next, rows, strip);
       for (int64_t p = panel0; p < panel1; ++p) {
-        const int64_t first = split(job->rows, job->n_panels, p);
-        const int64_t n_rows = split(job->rows, job->n_panels, p + 1) - first;
+        const int64_t first = panel_begin(*job, p);
+        const int64_t n_rows = panel_rows(*job, p);
         const float* panel = job->packed + (k / kKc * job->n_panels + p) * job->slot;
         float* c = sums + ((s - strip0) * height + first - base) * kNr;
-        job->kernel->multiply[n_rows - 1](panel, strip, kc, c, k == 0);
+        job->kernel->multiply[(n_rows - 1) / job->kernel->row_step](panel, strip, kc, c, k == 0);
         if (!last) continue;
         for (int64_t r = 0; r < n_rows; ++r) {
           finish_row(a, job->row0 + first + r, s * kNr, c + r * kNr, imin(kNr, a.w.rows - s * kNr));
@@ -167,7 +186,7 @@ void gemm_task(void* arg, int64_t task, int32_t thread) {
 // Tasks as large as the caches like, then smaller until every thread has several.
 void plan_tasks(GemmJob& job, int32_t n_threads) {
   int64_t strips = imax(1, kTaskOutputs / kNr);
-  int64_t panels = ceil_div(kTaskRows, job.kernel->max_rows);  // 512 rows are one task
+  int64_t panels = ceil_div(job.kernel->task_rows, job.kernel->max_rows);
   job.row_tasks = ceil_div(job.n_panels, panels);
   job.output_tasks = ceil_div(job.n_strips, strips);
   while (n_threads > 1 && job.row_tasks * job.output_tasks < 8 * n_threads) {
@@ -192,7 +211,7 @@ int64_t panel_slot(const GemmKernel& kernel) {
 
 // Memory for packed x and, per thread, what job->work_words asks for. False where there is none.
 bool take_scratch(const ExecContext& ctx, int64_t packed_words, GemmJob* job) {
-  const int64_t unpacked_words = ctx.n_threads * kRowVectors * kLanes * kRowWords;
+  const int64_t unpacked_words = ctx.n_threads * job->kernel->max_rows * kRowWords;
   const int64_t words = packed_words + unpacked_words + ctx.n_threads * job->work_words;
   job->packed = static_cast<float*>(get_scratch(ctx, static_cast<size_t>(words) * sizeof(float)));
   if (job->packed == nullptr) return false;
@@ -226,7 +245,7 @@ Status gemm(const ExecContext& ctx, const MatmulArgs& a, const GemmKernel& kerne
     job.rows = split(a.x.rows, rounds, round + 1) - job.row0;
     job.n_panels = ceil_div(job.rows, kernel.max_rows);
     run_tasks(ctx, job.n_panels, pack_task, &job);
-    run_tasks(ctx, job.row_tasks * job.output_tasks, gemm_task, &job);
+    run_tasks(ctx, job.row_tasks * job.output_tasks, kernel.task, &job);
   }
   return Status::kOk;
 }

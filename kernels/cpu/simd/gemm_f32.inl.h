@@ -7,7 +7,7 @@ constexpr int kF32Rows = 6;  // 12 accumulators, 2 weights, 1 broadcast of 16 re
 #else
 constexpr int kF32Rows = 12;  // 24 accumulators of 32 registers
 #endif
-static_assert(kF32Rows <= kRowVectors * kLanes);
+static_assert(kF32Rows <= (kLanes == 4 ? 3 : 1) * kLanes);  // what pack_panel transposes
 
 template <int kRows>
 void multiply_f32(const float* panel, const float* strip, int64_t kc, float* sums, bool first) {

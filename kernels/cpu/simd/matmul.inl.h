@@ -10,6 +10,7 @@
 #include "kernels/cpu/simd/gemm.inl.h"
 #include "kernels/cpu/simd/gemm_f32.inl.h"
 #if defined(__AVX512F__)
+#include "kernels/cpu/simd/int8_words.inl.h"
 #include "kernels/cpu/simd/gemm_int8.inl.h"
 #endif
 // clang-format on

@@ -31,10 +31,21 @@ struct ExecContext {
 // Whose body an op runs: of the CPU in order of preference (kAvx512 includes VNNI); kCuda: compiled by nvcc;
 // kCudaHost: the same sources compiled as C++ and run on the host by kernels/cuda_host; kNone: the table has
 // no body and says so when called.
-enum class Isa : int32_t { kRef, kNeon, kNeonDot, kAvx2, kAvx512, kAvx512Bf16, kCuda, kCudaHost, kNone };
-inline constexpr int32_t kNumIsas = 6;  // those of the CPU, the first in Isa
-// "ref", "neon", "neon_dot", "avx2", "avx512", "avx512_bf16" (the spelling of TRIMTOK_CPU_ISA), "cuda",
-// "cuda_host", "none".
+enum class Isa : int32_t {
+  kRef,
+  kNeon,
+  kNeonDot,
+  kAvx2,
+  kAvx512,
+  kAvx512Bf16,
+  kAmx,
+  kCuda,
+  kCudaHost,
+  kNone
+};
+inline constexpr int32_t kNumIsas = 7;  // those of the CPU, the first in Isa
+// "ref", "neon", "neon_dot", "avx2", "avx512", "avx512_bf16", "amx" (the spelling of TRIMTOK_CPU_ISA),
+// "cuda", "cuda_host", "none".
 const char* isa_name(Isa isa);
 
 enum class Op : int32_t {
@@ -67,7 +78,8 @@ Compute cpu_compute(Isa isa, ComputePolicy policy, Dtype weight, int64_t rows);
 // Whether the table of `isa` has bodies for a policy at all.
 bool cpu_serves(Isa isa, ComputePolicy policy);
 
-// nullptr when this build or this machine (CPUID and operating system state) cannot run `isa`.
+// nullptr when this build or this machine (CPUID and operating system state) cannot run `isa`. The first call
+// asks Linux to let this process use AMX tiles, where there are any.
 const KernelTable* cpu_table(Isa isa);
 // The highest ISA that this machine runs.
 Isa best_cpu_isa();
