@@ -83,7 +83,12 @@ def test_info_tells_the_choice(llava15: Golden, isa: str) -> None:
     }
     blocks = {name: picked for name, picked in choice.items() if name[0] in "QI"}
     # avx512_bf16: bf16 where it is quicker, which it is not on Intel.
-    wide = {"avx512": ("int8",), "avx512_bf16": ("bf16", "int8"), "amx": ("bf16",)}
+    wide = {
+        "avx_vnni": ("int8",),
+        "avx512": ("int8",),
+        "avx512_bf16": ("bf16", "int8"),
+        "amx": ("bf16",),
+    }
     for picked in blocks.values():
         assert picked["few_rows"] == ("f32" if isa == "ref" else "int8")
         assert picked["many_rows"] in wide.get(isa, ("f32",))

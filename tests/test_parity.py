@@ -22,16 +22,20 @@ RESULT = re.compile(
 # Every table and the one below it, of which it inherits what it has no body for.
 LAYERS = {
     "avx2": "ref",
+    "avx_vnni": "avx2",
     "avx512": "avx2",
     "avx512_bf16": "avx512",
     "amx": "avx512_bf16",
     "neon": "ref",
     "neon_dot": "neon",
 }
-MATMUL_ONLY = {"avx512_bf16", "amx", "neon_dot"}
+MATMUL_ONLY = {"avx_vnni", "avx512_bf16", "amx", "neon_dot"}
 # Tables whose code runs here although this machine lacks the instruction set, and whose bodies they have.
-STAND_INS = {"amx_emulated": "amx"}
-OF_MACHINE = {"x86_64": ["avx2", "avx512", "avx512_bf16", "amx"], "aarch64": ["neon", "neon_dot"]}
+STAND_INS = {"amx_emulated": "amx", "avx_vnni_evex": "avx_vnni"}
+OF_MACHINE = {
+    "x86_64": ["avx2", "avx_vnni", "avx_vnni_evex", "avx512", "avx512_bf16", "amx"],
+    "aarch64": ["neon", "neon_dot"],
+}
 CROSS = "aarch64-linux-gnu-"
 
 
@@ -80,6 +84,7 @@ AUTO = {
     "neon": {"F16": ("f32", "f32"), "Q4_K": ("int8", "f32")},
     "neon_dot": {"F16": ("f32", "f32"), "Q4_K": ("int8", "f32")},
     "avx2": {"F16": ("f32", "f32"), "Q4_K": ("int8", "f32")},
+    "avx_vnni": {"F16": ("f32", "f32"), "Q4_K": ("int8", "int8")},
     "avx512": {"F16": ("f32", "f32"), "Q4_K": ("int8", "int8")},
     "amx": {"F16": ("f32", "bf16"), "Q4_K": ("int8", "bf16")},
 }

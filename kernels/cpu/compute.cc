@@ -15,7 +15,7 @@ bool is_block_format(Dtype dtype) {
 }
 
 bool has_wide_int8(Isa isa) {
-  return isa >= Isa::kAvx512;
+  return isa >= Isa::kAvxVnni;
 }
 
 bool has_quick_bf16(Isa isa) {

@@ -1,5 +1,5 @@
 // Which tables this machine can run, and the layers they are made of: ref <- avx2 <- avx512 <- avx512_bf16 <-
-// amx, ref <- neon <- neon_dot.
+// amx, avx2 <- avx_vnni, ref <- neon <- neon_dot.
 #include "kernels/cpu/isa_tables.h"
 #include "trimtok/kernels.h"
 
@@ -42,6 +42,7 @@ void install_ref(KernelTable& table) {
 
 struct X86Features {
   bool avx2 = false;
+  bool avx_vnni = false;
   bool avx512 = false;
   bool avx512_bf16 = false;
   bool amx = false;
@@ -110,6 +111,8 @@ X86Features detect_x86() {
   features.avx512 = features.avx2 && (ebx & kAvx512) == kAvx512 && (ecx & bit_AVX512VNNI) != 0 &&
                     (xcr0 & kAvx512State) == kAvx512State;
   if (__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) == 0) return features;
+  const uint32_t kAvxVnni = 1u << 4;
+  features.avx_vnni = features.avx2 && (eax & kAvxVnni) != 0;
   features.avx512_bf16 = features.avx512 && (eax & bit_AVX512BF16) != 0;
   features.amx = features.avx512_bf16 && tiles && has_known_tiles() && kernel_grants_tiles();
   features.amd = is_amd();
@@ -124,6 +127,7 @@ const X86Features& x86_features() {
 void add_native_tables(Tables& t) {
   const X86Features& features = x86_features();
   if (features.avx2) add_table(t, Isa::kAvx2, Isa::kRef, install_avx2);
+  if (features.avx_vnni) add_table(t, Isa::kAvxVnni, Isa::kAvx2, install_avx_vnni);
   if (features.avx512) add_table(t, Isa::kAvx512, Isa::kAvx2, install_avx512);
   if (features.avx512_bf16) add_table(t, Isa::kAvx512Bf16, Isa::kAvx512, install_avx512_bf16);
   if (features.amx) add_table(t, Isa::kAmx, Isa::kAvx512Bf16, install_amx);
@@ -184,6 +188,8 @@ const char* isa_name(Isa isa) {
       return "neon_dot";
     case Isa::kAvx2:
       return "avx2";
+    case Isa::kAvxVnni:
+      return "avx_vnni";
     case Isa::kAvx512:
       return "avx512";
     case Isa::kAvx512Bf16:

@@ -17,7 +17,8 @@ namespace trimtok::parity {
 // The tables of the CPU, then the CUDA table: compiled by nvcc (and a GPU is there), or executed on the host;
 // then stand-ins: tables of instruction sets that this machine lacks, whose code it can execute all the same.
 // amx_emulated: the bodies of amx themselves, their tile instructions by the model of tile_unit.h.
-inline constexpr int32_t kNumTables = static_cast<int32_t>(Isa::kNone) + 1;
+// avx_vnni_evex: those of avx_vnni, compiled for the same instruction of AVX-512.
+inline constexpr int32_t kNumTables = static_cast<int32_t>(Isa::kNone) + 2;
 const char* table_name(int32_t i);
 const char* table_name(const KernelTable& table);
 const KernelTable* find_table(int32_t i);  // nullptr: not here; a stand-in: or not needed here

@@ -33,6 +33,7 @@ struct Work {
 
 #if defined(__x86_64__)
 #define TT_AVX2 __attribute__((target("avx2,fma")))
+#define TT_AVXVNNI __attribute__((target("avx2,avxvnni")))
 #define TT_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
 #define TT_AVX512_BF16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
 #define TT_AMX __attribute__((target("amx-tile,amx-bf16,amx-int8")))
@@ -64,6 +65,20 @@ TT_AVX2 void int8_avx2(const char*, int64_t) {
       asm volatile("" : "+x"(x));  // else one product serves every chain and leaves the loop
       acc[c] = _mm256_add_epi32(acc[c], _mm256_madd_epi16(_mm256_maddubs_epi16(x, x), ones));
     }
+  }
+#pragma GCC unroll 16
+  for (int c = 0; c < kChains; ++c) asm volatile("" : : "x"(acc[c]));
+}
+
+TT_AVXVNNI void int8_avx_vnni(const char*, int64_t) {
+  __m256i acc[kChains] = {};
+#pragma GCC unroll 16
+  for (int c = 0; c < kChains; ++c) asm volatile("" : "+x"(acc[c]));
+  __m256i x = _mm256_set1_epi8(1);
+  asm volatile("" : "+x"(x));
+  for (int64_t i = 0; i < kRounds; ++i) {
+#pragma GCC unroll 16
+    for (int c = 0; c < kChains; ++c) acc[c] = _mm256_dpbusd_avx_epi32(acc[c], x, x);
   }
 #pragma GCC unroll 16
   for (int c = 0; c < kChains; ++c) asm volatile("" : : "x"(acc[c]));
@@ -216,6 +231,10 @@ Limits measure_limits(const KernelTable& table, Pool& pool, double seconds) {
     case Isa::kAvx2:
       f32 = chain(fma_avx2, 16);
       int8 = chain(int8_avx2, 64);
+      break;
+    case Isa::kAvxVnni:
+      f32 = chain(fma_avx2, 16);
+      if (!is_stand_in(table)) int8 = chain(int8_avx_vnni, 64);
       break;
     case Isa::kAmx:
       f32 = chain(fma_avx512, 32);

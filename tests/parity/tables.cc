@@ -29,13 +29,26 @@ const KernelTable* emulated_amx() {
           : nullptr;
   return kTable;
 }
+
+const KernelTable* evex_avx_vnni() {
+  static KernelTable table;
+  static const KernelTable* const kTable =
+      cpu_table(Isa::kAvx512) != nullptr && cpu_table(Isa::kAvxVnni) == nullptr
+          ? layered(Isa::kAvx2, install_avx_vnni_evex, &table)
+          : nullptr;
+  return kTable;
+}
 #else
 const KernelTable* emulated_amx() {
   return nullptr;
 }
+const KernelTable* evex_avx_vnni() {
+  return nullptr;
+}
 #endif
 
-constexpr StandIn kStandIns[] = {{"amx_emulated", Isa::kAmx, emulated_amx}};
+constexpr StandIn kStandIns[] = {{"amx_emulated", Isa::kAmx, emulated_amx},
+                                 {"avx_vnni_evex", Isa::kAvxVnni, evex_avx_vnni}};
 constexpr int32_t kFirstStandIn = static_cast<int32_t>(Isa::kNone);
 static_assert(kNumTables == kFirstStandIn + sizeof(kStandIns) / sizeof(kStandIns[0]));
 

@@ -1,6 +1,7 @@
 // The model of tile_unit.h against a literal transcription of the manual's loops, its complaints, and the
 // verbs of simd/tiles.h as instructions, executed by the model or by the processor. Compiled at every -O
-// level by tests/test_amx.py: the configuration that reaches the unit must be the one that was written.
+// level by tests/test_isa_objects.py: the configuration that reaches the unit must be the one that was
+// written.
 #include <cmath>
 #include <cstdio>
 #include <cstring>

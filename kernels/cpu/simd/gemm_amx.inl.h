@@ -167,7 +167,7 @@ constexpr GemmKernel kInt8TilesKernel = {kMultiplyInt8Tiles<Q::kGroup, Bytes<Q>:
                                          round_words<Q::kGroup, Bytes<Q>::kHasMin>,
                                          unpack_words<Q>,
                                          nullptr,
-                                         Bytes<Q>::kOffset,
+                                         kCodeOffset<Q>,
                                          kTileRows,
                                          kAmxTaskRows,
                                          pack_tiles,

@@ -149,10 +149,15 @@ struct Dots {
 };
 template <bool kFull>
 TT_INLINE Dots dot_bytes(Vb w, Vb x) {
+#if defined(TT_AVX_VNNI)
+  const Vb unsigned_w = kFull ? _mm256_abs_epi8(w) : w;
+  return {vb_dot(_mm256_setzero_si256(), unsigned_w, kFull ? _mm256_sign_epi8(x, w) : x)};
+#else
   // Pairs of products must fit 16 bits: 2 x 63 x 127 does, 2 x 255 x 127 does not, 2 x 128 x 127 does again.
   const __m256i pairs =
       kFull ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)) : _mm256_maddubs_epi16(w, x);
   return {_mm256_madd_epi16(pairs, _mm256_set1_epi16(1))};
+#endif
 }
 TT_INLINE Dots join_digits(Dots high, Dots low) {
   return {_mm256_add_epi32(_mm256_slli_epi32(high.v, 7), low.v)};

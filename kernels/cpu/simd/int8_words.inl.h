@@ -31,22 +31,39 @@ void round_words(const GemmKernel& kernel, const float* x, int64_t kc, float* wo
   }
 }
 
+// Vector i of a super-block to its place among the codes, in natural order; x86 wants them unsigned.
+#if defined(__AVX512F__)
+template <class Q>
+constexpr int kCodeOffset = Bytes<Q>::kOffset;
+template <class Q>
+TT_INLINE void unpack_codes(const typename Q::Block* blocks, int i, char* codes) {
+  const Vb v = Bytes<Q>::load(blocks, i);
+  const __m128i pieces[4] = {
+      _mm512_maskz_extracti32x4_epi32(0xf, v, 0), _mm512_maskz_extracti32x4_epi32(0xf, v, 1),
+      _mm512_maskz_extracti32x4_epi32(0xf, v, 2), _mm512_maskz_extracti32x4_epi32(0xf, v, 3)};
+  TT_UNROLL
+  for (int j = 0; j < 4; ++j) {
+    const int to = natural_piece<Bytes<Q>::kOrder>(4 * i + j);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + 16 * to), pieces[j]);
+  }
+}
+#else
+template <class Q>
+constexpr int kCodeOffset = Bytes<Q>::kFull ? 128 : Bytes<Q>::kOffset;
+template <class Q>
+TT_INLINE void unpack_codes(const typename Q::Block* blocks, int i, char* codes) {
+  Vb v = Bytes<Q>::load(blocks, i);
+  if (Bytes<Q>::kFull) v = _mm256_xor_si256(v, _mm256_set1_epi8(-128));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + 32 * i), v);
+}
+#endif
+
 template <class Q>
 void unpack_words(const GemmKernel&, const void* w, int64_t kc, float* words) {
   for_each_super<Q>(w, kc, [&](const typename Q::Block* blocks, int64_t) TT_LAMBDA_INLINE {
     auto* codes = reinterpret_cast<char*>(words);
     TT_UNROLL
-    for (int i = 0; i < kVectors; ++i) {
-      const Vb v = Bytes<Q>::load(blocks, i);
-      const __m128i pieces[4] = {
-          _mm512_maskz_extracti32x4_epi32(0xf, v, 0), _mm512_maskz_extracti32x4_epi32(0xf, v, 1),
-          _mm512_maskz_extracti32x4_epi32(0xf, v, 2), _mm512_maskz_extracti32x4_epi32(0xf, v, 3)};
-      TT_UNROLL
-      for (int j = 0; j < 4; ++j) {
-        const int to = natural_piece<Bytes<Q>::kOrder>(4 * i + j);
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + 16 * to), pieces[j]);
-      }
-    }
+    for (int i = 0; i < kVectors; ++i) unpack_codes<Q>(blocks, i, codes);
     constexpr int kGroups = kKc / Q::kGroup;
     Scales s;
     Q::scales(blocks, s);

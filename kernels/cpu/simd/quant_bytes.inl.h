@@ -175,6 +175,17 @@ constexpr int kVectors = kSuper / 32;
 TT_INLINE Vb vb_load(const void* p) {
   return b32_load(p);
 }
+#if defined(TT_AVX_VNNI)
+// acc plus, to each lane of 32 bits, four products of unsigned bytes of w with signed ones of x. The second
+// form is for a machine without the first, see cmake/isa.cmake.
+TT_INLINE __m256i vb_dot(__m256i acc, Vb w, Vb x) {
+#if defined(__AVXVNNI__)
+  return _mm256_dpbusd_avx_epi32(acc, w, x);
+#else
+  return _mm256_dpbusd_epi32(acc, w, x);
+#endif
+}
+#endif
 TT_INLINE Vb vb_signed_look_up(Vb nibbles, const CodeBook& book) {
 #if defined(__AVX2__)
   const __m128i table = _mm_loadu_si128(reinterpret_cast<const __m128i*>(book.i));

@@ -36,6 +36,7 @@ enum class Isa : int32_t {
   kNeon,
   kNeonDot,
   kAvx2,
+  kAvxVnni,
   kAvx512,
   kAvx512Bf16,
   kAmx,
@@ -43,9 +44,9 @@ enum class Isa : int32_t {
   kCudaHost,
   kNone
 };
-inline constexpr int32_t kNumIsas = 7;  // those of the CPU, the first in Isa
-// "ref", "neon", "neon_dot", "avx2", "avx512", "avx512_bf16", "amx" (the spelling of TRIMTOK_CPU_ISA),
-// "cuda", "cuda_host", "none".
+inline constexpr int32_t kNumIsas = 8;  // those of the CPU, the first in Isa
+// "ref", "neon", "neon_dot", "avx2", "avx_vnni", "avx512", "avx512_bf16", "amx" (the spelling of
+// TRIMTOK_CPU_ISA), "cuda", "cuda_host", "none".
 const char* isa_name(Isa isa);
 
 enum class Op : int32_t {

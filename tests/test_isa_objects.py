@@ -1,4 +1,4 @@
-"""AMX where there is none: the model of its tile unit, and the machine code that is shipped."""
+"""Instruction sets that a machine may lack: their shipped machine code, and the model of AMX's tile unit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kernel_builds import ROOT, build, need, run
 
 pytestmark = [
     pytest.mark.subprocess,
-    pytest.mark.skipif(platform.machine() != "x86_64", reason="AMX is of x86-64"),
+    pytest.mark.skipif(platform.machine() != "x86_64", reason="AMX and AVX-VNNI are of x86-64"),
 ]
 FLAGS = ["-std=c++20", "-Wall", "-Wextra", "-Wshadow", "-ffp-contract=off", "-Werror", "-pthread"]
 FLAGS += ["-mamx-tile", "-mamx-bf16", "-mamx-int8"]
@@ -48,6 +48,16 @@ def test_tile_instructions_do_what_the_manual_says(
     executed = re.fullmatch(r"tile unit: 0 failures, (\d+) instructions trapped", result.stdout.strip())
     assert executed is not None
     assert int(executed[1]) > 250
+
+
+def test_the_avx_vnni_object_has_no_avx512() -> None:
+    """Its source also runs compiled for AVX-512's form of the instruction: what is shipped has the other."""
+    need("cmake", "objdump")
+    directory = build(ROOT / "build/weak-release", ["tt_isa_avx_vnni"], "-DCMAKE_BUILD_TYPE=Release")
+    (path,) = directory.glob("**/tt_isa_avx_vnni.dir/**/isa_avx_vnni.cc.o")
+    code = run("objdump", "-d", "--no-show-raw-insn", path).stdout
+    assert len(re.findall(r"\t\{vex\} vpdpbusd\b", code)) > 1000
+    assert re.findall(r".*(?:zmm|%[xy]mm(?:1[6-9]|2\d|3\d)|%k[0-7]\b).*", code) == []
 
 
 def test_the_shipped_object_multiplies_tiles() -> None:
