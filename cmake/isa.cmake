@@ -8,11 +8,12 @@ set(TT_ISA_FLAGS_avx512_bf16 ${TT_ISA_FLAGS_avx512} -mavx512bf16)
 set(TT_ISA_FLAGS_amx ${TT_ISA_FLAGS_avx512_bf16} -mamx-tile -mamx-bf16 -mamx-int8)
 set(TT_ISA_FLAGS_neon)  # AArch64 always has it
 set(TT_ISA_FLAGS_neon_dot -march=armv8.2-a+dotprod)
+set(TT_ISA_FLAGS_neon_i8mm -march=armv8.2-a+dotprod+i8mm)
 
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   set(TT_ISAS avx2 avx_vnni avx512 avx512_bf16 amx)
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
-  set(TT_ISAS neon neon_dot)
+  set(TT_ISAS neon neon_dot neon_i8mm)
 else()
   set(TT_ISAS)
 endif()

@@ -84,6 +84,7 @@ def test_info_tells_the_choice(llava15: Golden, isa: str) -> None:
     blocks = {name: picked for name, picked in choice.items() if name[0] in "QI"}
     # avx512_bf16: bf16 where it is quicker, which it is not on Intel.
     wide = {
+        "neon_i8mm": ("int8",),
         "avx_vnni": ("int8",),
         "avx512": ("int8",),
         "avx512_bf16": ("bf16", "int8"),

@@ -28,13 +28,14 @@ LAYERS = {
     "amx": "avx512_bf16",
     "neon": "ref",
     "neon_dot": "neon",
+    "neon_i8mm": "neon_dot",
 }
-MATMUL_ONLY = {"avx_vnni", "avx512_bf16", "amx", "neon_dot"}
+MATMUL_ONLY = {"avx_vnni", "avx512_bf16", "amx", "neon_dot", "neon_i8mm"}
 # Tables whose code runs here although this machine lacks the instruction set, and whose bodies they have.
 STAND_INS = {"amx_emulated": "amx", "avx_vnni_evex": "avx_vnni"}
 OF_MACHINE = {
     "x86_64": ["avx2", "avx_vnni", "avx_vnni_evex", "avx512", "avx512_bf16", "amx"],
-    "aarch64": ["neon", "neon_dot"],
+    "aarch64": ["neon", "neon_dot", "neon_i8mm"],
 }
 CROSS = "aarch64-linux-gnu-"
 
@@ -83,6 +84,7 @@ AUTO = {
     "ref": {"F16": ("f32", "f32"), "Q4_K": ("f32", "f32")},
     "neon": {"F16": ("f32", "f32"), "Q4_K": ("int8", "f32")},
     "neon_dot": {"F16": ("f32", "f32"), "Q4_K": ("int8", "f32")},
+    "neon_i8mm": {"F16": ("f32", "f32"), "Q4_K": ("int8", "int8")},
     "avx2": {"F16": ("f32", "f32"), "Q4_K": ("int8", "f32")},
     "avx_vnni": {"F16": ("f32", "f32"), "Q4_K": ("int8", "int8")},
     "avx512": {"F16": ("f32", "f32"), "Q4_K": ("int8", "int8")},
@@ -192,12 +194,13 @@ def test_neon_under_emulation(neon_parity: Path, op: str) -> None:
     check_result(run("qemu-aarch64", neon_parity, "--isa", "neon", "--op", op, "--quick"), "neon", op)
 
 
-def test_neon_dot_products_under_emulation(neon_parity: Path) -> None:
-    options = ["--isa", "neon_dot", "--op", "matmul", "--quick"]
-    check_result(run("qemu-aarch64", "-cpu", "max", neon_parity, *options), "neon_dot", "matmul")
-    without = run("qemu-aarch64", "-cpu", "cortex-a53", neon_parity, *options)
+@pytest.mark.parametrize(("isa", "cpu_without"), [("neon_dot", "cortex-a53"), ("neon_i8mm", "cortex-a76")])
+def test_int8_extensions_under_emulation(neon_parity: Path, isa: str, cpu_without: str) -> None:
+    options = ["--isa", isa, "--op", "matmul", "--quick"]
+    check_result(run("qemu-aarch64", "-cpu", "max", neon_parity, *options), isa, "matmul")
+    without = run("qemu-aarch64", "-cpu", cpu_without, neon_parity, *options)
     assert without.returncode == 2
-    assert "SKIP neon_dot" in without.stdout
+    assert f"SKIP {isa}" in without.stdout
 
 
 def test_neon_objects_have_no_weak_symbols(neon_parity: Path) -> None:
@@ -205,12 +208,12 @@ def test_neon_objects_have_no_weak_symbols(neon_parity: Path) -> None:
     objects = isa_objects(ROOT / "build/parity-aarch64")
     debug = build(
         ROOT / "build/weak-aarch64",
-        ["tt_isa_neon", "tt_isa_neon_dot"],
+        [f"tt_isa_{isa}" for isa in OF_MACHINE["aarch64"]],
         "-DCMAKE_BUILD_TYPE=Debug",
         "-DCMAKE_SYSTEM_NAME=Linux",
         "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
         f"-DCMAKE_CXX_COMPILER={CROSS}g++",
     )
     objects += isa_objects(debug)
-    assert len(objects) >= 4
+    assert len(objects) >= 6
     assert weak_symbols(objects, CROSS + "nm") == []

@@ -15,7 +15,7 @@ bool is_block_format(Dtype dtype) {
 }
 
 bool has_wide_int8(Isa isa) {
-  return isa >= Isa::kAvxVnni;
+  return isa == Isa::kNeonI8mm || isa >= Isa::kAvxVnni;
 }
 
 bool has_quick_bf16(Isa isa) {

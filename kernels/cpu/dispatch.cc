@@ -1,5 +1,5 @@
 // Which tables this machine can run, and the layers they are made of: ref <- avx2 <- avx512 <- avx512_bf16 <-
-// amx, avx2 <- avx_vnni, ref <- neon <- neon_dot.
+// amx, avx2 <- avx_vnni, ref <- neon <- neon_dot <- neon_i8mm.
 #include "kernels/cpu/isa_tables.h"
 #include "trimtok/kernels.h"
 
@@ -144,10 +144,21 @@ bool has_dot_product() {
 #endif
 }
 
+bool has_byte_matrices() {
+#if defined(__linux__)
+  constexpr unsigned long kHwcap2I8mm = 1ul << 13;
+  return (getauxval(AT_HWCAP2) & kHwcap2I8mm) != 0;
+#else
+  return false;
+#endif
+}
+
 // Advanced SIMD is part of the AArch64 baseline: nothing to ask.
 void add_native_tables(Tables& t) {
   add_table(t, Isa::kNeon, Isa::kRef, install_neon);
-  if (has_dot_product()) add_table(t, Isa::kNeonDot, Isa::kNeon, install_neon_dot);
+  if (!has_dot_product()) return;
+  add_table(t, Isa::kNeonDot, Isa::kNeon, install_neon_dot);
+  if (has_byte_matrices()) add_table(t, Isa::kNeonI8mm, Isa::kNeonDot, install_neon_i8mm);
 }
 
 #else
@@ -186,6 +197,8 @@ const char* isa_name(Isa isa) {
       return "neon";
     case Isa::kNeonDot:
       return "neon_dot";
+    case Isa::kNeonI8mm:
+      return "neon_i8mm";
     case Isa::kAvx2:
       return "avx2";
     case Isa::kAvxVnni:

@@ -14,6 +14,7 @@ void install_avx_vnni(KernelTable& table);
 void install_avx512_bf16(KernelTable& table);
 void install_amx(KernelTable& table);
 void install_neon_dot(KernelTable& table);
+void install_neon_i8mm(KernelTable& table);
 // In the parity program alone: the bodies of install_avx_vnni on a machine with AVX512_VNNI.
 void install_avx_vnni_evex(KernelTable& table);
 

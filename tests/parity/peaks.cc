@@ -251,6 +251,7 @@ Limits measure_limits(const KernelTable& table, Pool& pool, double seconds) {
 #elif defined(__aarch64__)
     case Isa::kNeon:
     case Isa::kNeonDot:
+    case Isa::kNeonI8mm:
       f32 = chain(fma_neon, 8);
       break;
 #endif

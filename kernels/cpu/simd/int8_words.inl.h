@@ -47,6 +47,15 @@ TT_INLINE void unpack_codes(const typename Q::Block* blocks, int i, char* codes)
     _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + 16 * to), pieces[j]);
   }
 }
+#elif defined(__ARM_NEON)
+template <class Q>
+constexpr int kCodeOffset = Bytes<Q>::kOffset;  // none: codes are signed
+template <class Q>
+TT_INLINE void unpack_codes(const typename Q::Block* blocks, int i, char* codes) {
+  const Vb v = Bytes<Q>::load(blocks, i);
+  vst1q_u8(reinterpret_cast<uint8_t*>(codes) + 32 * i, v.a);
+  vst1q_u8(reinterpret_cast<uint8_t*>(codes) + 32 * i + 16, v.b);
+}
 #else
 template <class Q>
 constexpr int kCodeOffset = Bytes<Q>::kFull ? 128 : Bytes<Q>::kOffset;

@@ -35,6 +35,7 @@ enum class Isa : int32_t {
   kRef,
   kNeon,
   kNeonDot,
+  kNeonI8mm,
   kAvx2,
   kAvxVnni,
   kAvx512,
@@ -44,8 +45,8 @@ enum class Isa : int32_t {
   kCudaHost,
   kNone
 };
-inline constexpr int32_t kNumIsas = 8;  // those of the CPU, the first in Isa
-// "ref", "neon", "neon_dot", "avx2", "avx_vnni", "avx512", "avx512_bf16", "amx" (the spelling of
+inline constexpr int32_t kNumIsas = 9;  // those of the CPU, the first in Isa
+// "ref", "neon", "neon_dot", "neon_i8mm", "avx2", "avx_vnni", "avx512", "avx512_bf16", "amx" (the spelling of
 // TRIMTOK_CPU_ISA), "cuda", "cuda_host", "none".
 const char* isa_name(Isa isa);
 
