@@ -82,7 +82,8 @@ Status check_gather_rows_shapes(const GatherRowsArgs& a) {
 }
 
 Status check_convert_rows_shapes(const ConvertRowsArgs& a) {
-  return status(valid_stored(a.out) && valid_f32(a.x) && same_shape(a.out, a.x));
+  return status(valid_stored(a.out) && valid_f32(a.x) && a.out.cols == a.x.cols &&
+                (a.at != nullptr || a.out.rows == a.x.rows));
 }
 
 Status check_rms_norm_shapes(const RmsNormArgs& a) {
@@ -211,6 +212,13 @@ bool valid_contents(const Args&) {
 bool valid_contents(const GatherRowsArgs& a) {
   for (int64_t t = 0; t < a.out.rows; ++t) {
     if (a.ids[t] < 0 || a.ids[t] >= a.table.rows) return false;
+  }
+  return true;
+}
+
+bool valid_contents(const ConvertRowsArgs& a) {
+  for (int64_t t = 0; a.at != nullptr && t < a.x.rows; ++t) {
+    if (a.at[t] < 0 || a.at[t] >= a.out.rows) return false;
   }
   return true;
 }

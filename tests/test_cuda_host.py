@@ -163,27 +163,32 @@ def test_unknown_bug_is_refused(host: Path) -> None:
     assert run(host / "tests/cuda_host/trimtok_cuda_host_test", "--bug", "gremlin").returncode == 2
 
 
-@pytest.mark.slow
-def test_models_run_through_the_cuda_kernels(host: Path, tmp_path: Path) -> None:
-    """The golden files of every family, device="cuda", in a package whose CUDA kernels the host executes."""
+@pytest.fixture(scope="session")
+def package(host: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder to import trimtok_cpp from whose CUDA kernels the host executes."""
     pytest.importorskip("pybind11")
     assert host.is_dir()  # first: the same folder, configured without the extension
     directory = build_host(["_core"], "-DTRIMTOK_PYTHON=ON", f"-DPython_EXECUTABLE={sys.executable}")
-    package = tmp_path / "trimtok_cpp"
-    shutil.copytree(ROOT / "python/trimtok_cpp", package, ignore=shutil.ignore_patterns("*.so"))
+    folder = tmp_path_factory.mktemp("package")
+    copy = folder / "trimtok_cpp"
+    shutil.copytree(ROOT / "python/trimtok_cpp", copy, ignore=shutil.ignore_patterns("*.so"))
     for core in (directory / "python/bindings").glob("_core*.so"):
-        shutil.copy(core, package)
+        shutil.copy(core, copy)
+    return folder
+
+
+def run_device_tests(package: Path, which: str) -> int:
+    """Tests of test_device.py in another process; how many passed, when none failed."""
     # An editable installation answers imports before PYTHONPATH does.
     start = (
         "import sys, pytest\n"
         "sys.meta_path = [f for f in sys.meta_path if 'editable' not in type(f).__module__]\n"
-        "sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', 'tests/test_device.py', '-k', 'cuda']))"
+        f"sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', 'tests/test_device.py', '-k', '{which}']))"
     )
-    command = [sys.executable, "-c", start]
     result = subprocess.run(
-        command,
+        [sys.executable, "-c", start],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        env={**os.environ, "PYTHONPATH": str(package)},
         capture_output=True,
         text=True,
         check=False,
@@ -192,4 +197,18 @@ def test_models_run_through_the_cuda_kernels(host: Path, tmp_path: Path) -> None
     summary = result.stdout.strip().splitlines()[-1]
     passed = re.search(r"(\d+) passed", summary)
     assert passed is not None, summary
-    assert int(passed.group(1)) >= 10, summary
+    return int(passed.group(1))
+
+
+@pytest.mark.slow
+def test_models_run_through_the_cuda_kernels(package: Path) -> None:
+    """The golden files of every family, device="cuda", in a package whose CUDA kernels the host executes."""
+    assert run_device_tests(package, "cuda") >= 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ["reverse", "random"])
+def test_recorded_steps_in_other_orders(package: Path, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads, warps and blocks of recorded kernels take turns in another order."""
+    monkeypatch.setenv("TRIMTOK_CUDA_HOST_ORDER", order)
+    assert run_device_tests(package, "cuda and (recorded_steps or more_keys) and not llava") >= 7

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from conftest import CASES, Golden, load_golden, run
 
-from trimtok_cpp import Model, Pruning, UnsupportedError, _core
+from trimtok_cpp import Model, Pruning, Result, UnsupportedError, _core
 from trimtok_cpp.images import load_image
 
 # Before the first look at CUDA; a GPU takes no notice.
@@ -50,6 +50,35 @@ def check_equal(device: str, found: np.ndarray, expected: np.ndarray) -> None:
         assert (np.abs(found - expected) <= CUDA_TOLERANCE * np.abs(expected).max()).all()
 
 
+def steps(model: Model) -> dict[str, int]:
+    return dict(model.info()["decode_steps"])
+
+
+def taken(model: Model, before: dict[str, int]) -> dict[str, int]:
+    return {name: count - before[name] for name, count in steps(model).items()}
+
+
+def answer_steps(n: int, borders: int = 0) -> dict[str, int]:
+    """Of an answer of n steps: the first one, and each that shows attention more keys, runs op by op."""
+    return {"recorded": 1 + borders, "replayed": n - 1 - borders, "op_by_op": 1 + borders}
+
+
+def crossed(result: Result) -> int:
+    """Multiples of 256 rows that an answer has gone past."""
+    n = result.usage.prompt_tokens
+    return (n + len(result.token_ids) - 2) // 256 - n // 256
+
+
+def decoded(model: Model, n_rows: int, ids: list[int]) -> np.ndarray:
+    """Logits of one row after a prompt of n_rows equal ones, and of every id after it."""
+    rows = np.repeat(model._core.embed([3]), n_rows, axis=0)
+    n_pos = 3 if model.info()["arch"] in ("qwen2vl", "qwen3vl") else 1
+    positions = np.tile(np.arange(n_rows, dtype=np.int32), (n_pos, 1))
+    found = model._core.logits(rows, positions if n_pos > 1 else positions[0], 1, ids=ids)
+    assert np.isfinite(found).all()
+    return found
+
+
 @on_devices("case", CASES, ["one"])
 def test_logits_are_the_cpus(golden: Golden, case: str, device: str) -> None:
     cpu, other = Model(golden.lm, compute="f32", device="cpu"), Model(golden.lm, compute="f32", device=device)
@@ -66,8 +95,10 @@ def test_logits_are_the_cpus(golden: Golden, case: str, device: str) -> None:
 
 @on_devices("case", CASES, ["one"])
 def test_greedy_is_golden(golden: Golden, case: str, device: str) -> None:
-    result = run(Model(golden.lm, compute="f32", device=device), golden, case)
+    model = Model(golden.lm, compute="f32", device=device)
+    result = run(model, golden, case)
     assert result.token_ids == golden.cases[case]["greedy"]["ids"]
+    assert steps(model) == answer_steps(len(result.token_ids) - 1, borders=crossed(result))
 
 
 @on_devices("kv_dtype", ["f32", "bf16", "q8_0"], ["bf16", "q8_0"])
@@ -162,6 +193,93 @@ def test_remembered_pictures_and_two_sequences(llava15: Golden, case: str, devic
         next(second, None)
     assert first.result.token_ids == second.result.token_ids == expected
     assert set(second.result.timings.encode) == {0.0}
+
+
+IDS = [5, 9, 2, 7]
+
+
+@on_devices("n_rows", [20, 254], [20])
+def test_recorded_steps_are_the_ops(golden: Golden, n_rows: int, device: str) -> None:
+    """The same numbers to the bit, and those of a prefill that reads all rows at once."""
+    model = Model(golden.lm, compute="f32", device=device)
+    before = steps(model)
+    recorded = decoded(model, n_rows, IDS)
+    borders = int(n_rows < 256 < n_rows + len(IDS))
+    assert taken(model, before) == answer_steps(len(IDS), borders=borders)
+    model._core.record_steps(False)
+    before = steps(model)
+    assert np.array_equal(decoded(model, n_rows, IDS), recorded)
+    assert taken(model, before) == {"recorded": 0, "replayed": 0, "op_by_op": len(IDS)}
+    cpu = Model(golden.lm, compute="f32", device="cpu")
+    before = steps(cpu)
+    check_equal(device, recorded, decoded(cpu, n_rows, IDS))
+    assert taken(cpu, before) == {"recorded": 0, "replayed": 0, "op_by_op": len(IDS)}
+
+
+@on_devices("kv_dtype", ["f32", "f16", "bf16"], ["f16"])
+def test_more_keys_are_recorded_anew(fixtures: Path, kv_dtype: str, device: str) -> None:
+    """From 256 to 257 rows attention is shown more of the cache; where the cache grows it moves as well."""
+    golden = load_golden(fixtures / "qwen3vl")
+    model = Model(golden.lm, compute="f32", device=device, kv_dtype=kv_dtype)
+    ids = [int(i) for i in np.random.default_rng(3).integers(3, 300, 10)]
+    recorded = decoded(model, 251, ids)  # room for 251 rows, then 376
+    assert steps(model) == answer_steps(10, borders=1)
+    model._core.record_steps(False)
+    assert np.array_equal(decoded(model, 251, ids), recorded)
+    if device == "isolated":
+        model._core.record_steps(True)
+        before = steps(model)
+        decoded(model, 100, 6 * ids)  # room for 100 rows, then 150, then 225
+        assert taken(model, before) == answer_steps(60, borders=1)
+
+
+@on_devices("n", [3], [3])
+def test_two_models_and_two_sequences_take_turns(fixtures: Path, n: int, device: str) -> None:
+    """Each sequence replays its own recording, although a longer prompt makes ops move their scratch."""
+    first, second = load_golden(fixtures / "qwen3vl"), load_golden(fixtures / "qwen25vl")
+    model = Model(first.lm, compute="f32", device=device)
+    other = Model(second.lm, compute="f32", device=device)
+    turns = [(first, model, "text"), (first, model, "one"), (second, other, "text")]
+    streams = []
+    for golden, of, case in turns:
+        prompt, images = golden.raw_prompt(of, case), golden.case_images(case)
+        streams.append(of.generate(images, prompt, raw=True, max_tokens=16, pruning=None, stream=True))
+        for _ in range(n):
+            next(streams[-1], None)
+    for _ in range(16):
+        for stream in streams:
+            next(stream, None)
+    for (golden, _, case), stream in zip(turns, streams, strict=True):
+        assert stream.result.token_ids == golden.cases[case]["greedy"]["ids"]
+    # The first sequence's step is recorded again after the second one's prompt.
+    assert steps(model) == {"recorded": 3, "replayed": 28, "op_by_op": 2}
+    assert steps(other) == answer_steps(15)
+
+
+@on_devices("stop_at", [1, 2, 3], [2])
+@pytest.mark.parametrize("at_end", [False, True])
+def test_answers_after_an_interrupted_step(fixtures: Path, stop_at: int, at_end: bool, device: str) -> None:
+    """Steps run op by op, are recorded, replayed; this one is given up with ops put off, or not finished."""
+    golden = load_golden(fixtures / "qwen3vl")
+    model = Model(golden.lm, compute="f32", device=device)
+    sampling = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repeat_penalty": 1.0, "seed": 0}
+    phases = []
+
+    def interrupt(phase: str, done: int, total: int) -> None:
+        phases.append((phase, done))
+        if ("decode", stop_at) in phases and phase == "prefill" and (done == total) == at_end:
+            raise KeyboardInterrupt
+
+    prompt = golden.raw_prompt(model, "text")
+    generation = model._core.generate(prompt, [], max_tokens=16, stop=[], progress=interrupt, **sampling)
+    with pytest.raises(KeyboardInterrupt):
+        list(iter(generation.next, None))
+    assert phases[-1][0] == "prefill"
+    # The step before the last was recorded and replayed: two counts.
+    before = steps(model)
+    assert sum(before.values()) == [0, 1 + at_end, 3][stop_at - 1]
+    assert run(model, golden, "text").token_ids == golden.cases["text"]["greedy"]["ids"]
+    assert taken(model, before) == answer_steps(15)
 
 
 def test_devices_say_why_not(llava15: Golden) -> None:

@@ -95,9 +95,20 @@ std::unique_ptr<Backend> Backend::isolated(int32_t n_threads, size_t limit_bytes
 
 const void* Backend::upload_bytes(const void* host, size_t bytes) {
   if (on_host()) return host;
+  if (step_ != nullptr) {
+    if (const void* p = step_->upload(host, bytes); p != nullptr) return p;
+  }
   void* p = arena_.array<std::byte>(static_cast<int64_t>(bytes));
   if (bytes > 0) memory_->write(p, host, bytes);
   return p;
+}
+
+void Backend::run(const OpCall& call) {
+  const auto run_args = [&](const auto& args) {
+    if constexpr (!std::is_same_v<std::decay_t<decltype(args)>, std::monostate>)
+      run(args, call.where.c_str());
+  };
+  std::visit(run_args, call.args);
 }
 
 ConstMatrix Backend::upload(const ConstMatrix& host) {
@@ -115,6 +126,7 @@ ConstMatrix Backend::upload(const ConstMatrix& host, Buffer& storage) const {
 
 void Backend::fetch(const Matrix& host, const ConstMatrix& from) {
   if (from.data == host.data) return;
+  settle();
   const int64_t row = row_bytes(host.dtype, host.cols);
   if (row == host.stride && row == from.stride) {
     const size_t bytes = span_bytes(host);

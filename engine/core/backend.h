@@ -9,6 +9,7 @@
 
 #include "engine/core/error.h"
 #include "engine/core/memory.h"
+#include "engine/core/step_graph.h"
 #include "engine/core/threads.h"
 #include "trimtok/kernels.h"
 
@@ -98,30 +99,38 @@ class Backend {
   }
   template <typename T>
   void fetch(std::span<T> host, const std::type_identity_t<T>* from) {
-    if (from != host.data() && !host.empty()) memory_->read(host.data(), from, host.size_bytes());
+    if (from == host.data() || host.empty()) return;
+    settle();
+    memory_->read(host.data(), from, host.size_bytes());
   }
   Matrix output(const Matrix& host) {
     return on_host() ? host : arena_.matrix(host.rows, host.cols, host.dtype);
   }
   void fetch(const Matrix& host, const ConstMatrix& from);
 
-  // `m` for the host to read: on the CPU m itself, else a copy that `storage` keeps.
+  // `m` for the host to read: on the CPU m itself, else a copy that `storage` keeps. For callers that do not
+  // hold the backend for themselves: inside a step, settle() first.
   ConstMatrix read(const ConstMatrix& m, Buffer& storage) const;
+
+  // Runs the ops that a step has put off so far (see StepGraph).
+  void settle() {
+    if (step_ != nullptr) step_->settle();
+  }
+  // Decoding steps since the backend was made.
+  StepCounts& steps() noexcept { return steps_; }
 
   // Calls an op of the table and turns a bad status into an Error naming the op and `where`. The compute of a
   // matmul's arguments is replaced by what the policy says.
-#define TT_OP(name, Args)                                        \
-  void name(const Args& args, const char* where) {               \
-    if (memory_ != nullptr) memory_->last_op = #name;            \
-    if (watch_ != nullptr) watch_->before(Op::k_##name, &args);  \
-    const Status status = table_->name(context_, resolve(args)); \
-    if (watch_ != nullptr) watch_->after(Op::k_##name);          \
-    check_status(status, #name, where);                          \
+#define TT_OP(name, Args)                                                          \
+  void name(const Args& args, const char* where) {                                 \
+    const Args& resolved = resolve(args);                                          \
+    if (step_ == nullptr || !step_->defers(resolved, where)) run(resolved, where); \
   }
 #include "trimtok/ops.def"
 #undef TT_OP
 
  private:
+  friend class StepGraph;
   Backend(const KernelTable* table, int32_t n_threads, MemoryPtr memory, ComputePolicy compute,
           int32_t n_threads_decode);
   const void* upload_bytes(const void* host, size_t bytes);
@@ -133,6 +142,18 @@ class Backend {
     context_.pool = &pool;
     context_.n_threads = pool.n_threads();
   }
+
+#define TT_OP(name, Args)                                       \
+  void run(const Args& args, const char* where) {               \
+    if (memory_ != nullptr) memory_->last_op = #name;           \
+    if (watch_ != nullptr) watch_->before(Op::k_##name, &args); \
+    const Status status = table_->name(context_, args);         \
+    if (watch_ != nullptr) watch_->after(Op::k_##name);         \
+    check_status(status, #name, where);                         \
+  }
+#include "trimtok/ops.def"
+#undef TT_OP
+  void run(const OpCall& call);
 
   template <typename Args>
   const Args& resolve(const Args& args) const {
@@ -153,6 +174,8 @@ class Backend {
   Buffer scratch_;
   ExecContext context_;
   std::unique_ptr<OpWatch> watch_;
+  StepGraph* step_ = nullptr;  // the step that is being made; null: none
+  StepCounts steps_;
 };
 
 }  // namespace trimtok

@@ -64,7 +64,24 @@ class StreamMemory final : public CudaMemory {
     wait();
   }
   void copy(void* to, const void* from, size_t bytes) override {
+    const std::lock_guard lock(mutex_);
     check(cuda::copy_on_device(to, from, bytes, stream_), "copy on the device");
+  }
+
+  // Holds the mutex: what another thread copied meanwhile would become part of the record.
+  std::unique_ptr<RecordedWork> record(std::function<void()> work) override {
+    const std::lock_guard lock(mutex_);
+    check(cuda::begin_capture(stream_), "begin a recording");
+    void* graph = nullptr;
+    try {
+      work();
+    } catch (...) {
+      cuda::end_capture(stream_, &graph);
+      cuda::destroy_graph(graph);
+      throw;
+    }
+    check(cuda::end_capture(stream_, &graph), "record");
+    return std::make_unique<Graph>(*this, graph);
   }
 
   size_t available() const override {
@@ -78,6 +95,20 @@ class StreamMemory final : public CudaMemory {
   size_t used() const noexcept override { return blocks_.used(); }
 
  private:
+  class Graph final : public RecordedWork {
+   public:
+    Graph(StreamMemory& memory, void* graph) : memory_(memory), graph_(graph) {}
+    ~Graph() override {
+      cuda::synchronize(memory_.stream_);  // it may still run
+      cuda::destroy_graph(graph_);
+    }
+    void launch() override { memory_.check(cuda::launch_graph(graph_, memory_.stream_), "run a recording"); }
+
+   private:
+    StreamMemory& memory_;
+    void* graph_;
+  };
+
   void wait() {
     check(cuda::synchronize(stream_), "run");
     staged_ = 0;

@@ -101,7 +101,7 @@ void check_args(PointerCheck& check, const GatherRowsArgs& a) {
   TT_CHECK(out), TT_CHECK(table), TT_CHECK(ids);
 }
 void check_args(PointerCheck& check, const ConvertRowsArgs& a) {
-  TT_CHECK(out), TT_CHECK(x);
+  TT_CHECK(out), TT_CHECK(x), TT_CHECK(at);
 }
 void check_args(PointerCheck& check, const RmsNormArgs& a) {
   TT_CHECK(out), TT_CHECK(x), TT_CHECK(weight);

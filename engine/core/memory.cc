@@ -36,7 +36,20 @@ void* allocate(size_t bytes) {
   return p;
 }
 
+class CalledWork final : public RecordedWork {
+ public:
+  explicit CalledWork(std::function<void()> work) : work_(std::move(work)) {}
+  void launch() override { work_(); }
+
+ private:
+  std::function<void()> work_;
+};
+
 }  // namespace
+
+std::unique_ptr<RecordedWork> DeviceMemory::record(std::function<void()> work) {
+  return std::make_unique<CalledWork>(std::move(work));
+}
 
 Buffer::Buffer(size_t bytes, MemoryPtr memory) : memory_(std::move(memory)), size_(bytes) {
   if (bytes == 0) return;

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -12,6 +13,13 @@
 #include "trimtok/view.h"
 
 namespace trimtok {
+
+// Work of a device that was recorded once, to be run as often as wanted.
+class RecordedWork {
+ public:
+  virtual ~RecordedWork() = default;
+  virtual void launch() = 0;
+};
 
 // Memory that is not the host's. Its pointers are numbers to the host: only ops and the copies below follow
 // them. Ops and copies of one device happen in the order in which they are asked for.
@@ -29,6 +37,9 @@ class DeviceMemory {
   // To the host. Returns when the bytes are there, and so when everything asked for before has been done.
   virtual void read(void* to, const void* from, size_t bytes) = 0;
   virtual void copy(void* to, const void* from, size_t bytes) = 0;
+  // The ops that `work` asks for, recorded and not run; `work` must not allocate or copy, and must stay as it
+  // is. A device that cannot record keeps `work` and calls it. The record must not outlive this.
+  virtual std::unique_ptr<RecordedWork> record(std::function<void()> work);
   // Bytes that allocate() could still hand out, and those that it has handed out.
   virtual size_t available() const = 0;
   virtual size_t used() const noexcept = 0;

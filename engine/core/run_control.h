@@ -34,6 +34,7 @@ class RunControl {
   }
   void emit(Backend& backend, const char* name, int32_t layer, const ConstMatrix& value) const {
     if (!tap) return;
+    backend.settle();
     Buffer copy;
     tap(name, layer, backend.read(value, copy));
   }

@@ -1,9 +1,12 @@
 #include "engine/language/block.h"
 
+#include <algorithm>
 #include <limits>
 
 namespace trimtok {
 namespace {
+
+constexpr int64_t kKeysShown = 256;  // a multiple of it
 
 Matrix normed(Backend& backend, const ConstMatrix& x, const float* weight, float eps, const char* where) {
   const Matrix out = backend.arena().matrix(x.rows, x.cols);
@@ -43,6 +46,13 @@ void add_projected(Backend& backend, const Matrix& h, const ConstMatrix& x, cons
   const Matrix out = projected(backend, x, p, where);
   backend.rms_norm({.out = out, .x = out, .weight = post_norm, .eps = norm_eps}, where);
   backend.add({.out = h, .x = h, .y = out}, where);
+}
+
+// Rows of the cache that attention is shown, of which it may see n. More than those on a device: arguments
+// that change with every token would keep its steps from being recorded.
+int64_t keys_shown(const Backend& backend, const KvCache& cache, int64_t n) {
+  if (backend.on_host()) return n;
+  return std::min((n + kKeysShown - 1) / kKeysShown * kKeysShown, cache.capacity());
 }
 
 }  // namespace
@@ -252,7 +262,7 @@ void add_attention(Backend& backend, const Matrix& h, const AttentionWeights& we
                    const AttentionShape& shape, const RopeTable& rope, const Visible& visible, KvCache& cache,
                    int32_t layer, const char* where) {
   const Arena::Mark mark(backend.arena());
-  const int64_t first = cache.length();
+  const int64_t n_keys = keys_shown(backend, cache, cache.length() + h.rows);
   const Matrix x = normed(backend, h, weights.norm, shape.norm_eps, where);
   const Matrix q = projected(backend, x, weights.q, where);
   const Matrix k = projected(backend, x, weights.k, where);
@@ -261,13 +271,13 @@ void add_attention(Backend& backend, const Matrix& h, const AttentionWeights& we
   norm_heads(backend, k, weights.k_norm, shape, where);
   rotate(backend, q, shape, rope, where);
   rotate(backend, k, shape, rope, where);
-  backend.convert_rows({.out = cache.k(layer, first, h.rows), .x = k}, where);
-  backend.convert_rows({.out = cache.v(layer, first, h.rows), .x = v}, where);
+  backend.convert_rows({.out = cache.k(layer, 0, cache.capacity()), .x = k, .at = visible.own}, where);
+  backend.convert_rows({.out = cache.v(layer, 0, cache.capacity()), .x = v, .at = visible.own}, where);
   const Matrix attended = backend.arena().matrix(q.rows, q.cols);
   backend.attention({.out = attended,
                      .q = q,
-                     .k = cache.k(layer, 0, first + h.rows),
-                     .v = cache.v(layer, 0, first + h.rows),
+                     .k = cache.k(layer, 0, n_keys),
+                     .v = cache.v(layer, 0, n_keys),
                      .n_heads = shape.n_heads,
                      .n_kv_heads = shape.n_kv_heads,
                      .head_dim = shape.head_dim,

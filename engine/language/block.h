@@ -70,6 +70,7 @@ double matmul_flops(const AttentionWeights& attention, const FfnWeights& ffn);
 struct Visible {
   const int32_t* begin = nullptr;  // [T]
   const int32_t* end = nullptr;    // [T]
+  const int32_t* own = nullptr;    // [T]: the row's own, its place in the cache
 };
 
 // h += output(attention(norm(h))). Writes keys and values of all rows to the cache, behind cache.length(),

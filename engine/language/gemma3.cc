@@ -127,9 +127,11 @@ void Gemma3::run_layers(Backend& backend, const RowBatch& batch, KvCache& cache,
   const Arena::Mark mark(backend.arena());
   const std::vector<int32_t> begin(static_cast<size_t>(h.rows), 0);
   const std::vector<int32_t> late_begin = window_begin(batch, cache.length());
+  const std::vector<int32_t> places = cache.next(h.rows);
   const int32_t* end = backend.upload(std::span<const int32_t>(batch.visible_end));
-  const Visible everything{.begin = backend.upload(std::span<const int32_t>(begin)), .end = end};
-  const Visible window{.begin = backend.upload(std::span<const int32_t>(late_begin)), .end = end};
+  const int32_t* own = backend.upload(std::span<const int32_t>(places));
+  const Visible everything{.begin = backend.upload(std::span<const int32_t>(begin)), .end = end, .own = own};
+  const Visible window{.begin = backend.upload(std::span<const int32_t>(late_begin)), .end = end, .own = own};
   const RopeTable rope(backend, rope_, batch.positions);
   const RopeTable window_rope(backend, window_rope_, batch.positions);
   for (int32_t il = range.first; il < range.last; ++il) {

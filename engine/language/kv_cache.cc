@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 #include "engine/core/error.h"
 
@@ -83,6 +84,12 @@ size_t KvCache::bytes() const noexcept {
   for (const Buffer& buffer : k_) total += buffer.size();
   for (const Buffer& buffer : v_) total += buffer.size();
   return total;
+}
+
+std::vector<int32_t> KvCache::next(int64_t n) const {
+  std::vector<int32_t> places(static_cast<size_t>(n));
+  std::iota(places.begin(), places.end(), static_cast<int32_t>(length_));
+  return places;
 }
 
 Matrix KvCache::k(int32_t layer, int64_t first, int64_t n) {

@@ -33,6 +33,8 @@ class KvCache {
   int64_t capacity() const noexcept { return capacity_; }
   size_t bytes() const noexcept;
 
+  // Where the next n rows go.
+  std::vector<int32_t> next(int64_t n) const;
   // Views of rows [first, first + n), n may reach past length() up to capacity().
   Matrix k(int32_t layer, int64_t first, int64_t n);
   Matrix v(int32_t layer, int64_t first, int64_t n);

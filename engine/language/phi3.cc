@@ -127,8 +127,10 @@ void Phi3::run_layers(Backend& backend, const RowBatch& batch, KvCache& cache, c
       begin[static_cast<size_t>(i)] = static_cast<int32_t>(std::max<int64_t>(first, 0));
     }
   }
+  const std::vector<int32_t> own = cache.next(n);
   const Visible visible{.begin = backend.upload(std::span<const int32_t>(begin)),
-                        .end = backend.upload(std::span<const int32_t>(batch.visible_end))};
+                        .end = backend.upload(std::span<const int32_t>(batch.visible_end)),
+                        .own = backend.upload(std::span<const int32_t>(own))};
   const RopeTable rope(backend, frequencies(batch), batch.positions);
   for (int32_t il = range.first; il < range.last; ++il) {
     control.step("prefill", il, info_.n_layers);

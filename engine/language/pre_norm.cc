@@ -80,8 +80,10 @@ void PreNormDecoder::run_layers(Backend& backend, const RowBatch& batch, KvCache
                                 LayerRange range, const RunControl& control) const {
   const Arena::Mark mark(backend.arena());
   const std::vector<int32_t> begin(static_cast<size_t>(h.rows), 0);
+  const std::vector<int32_t> own = cache.next(h.rows);
   const Visible visible{.begin = backend.upload(std::span<const int32_t>(begin)),
-                        .end = backend.upload(std::span<const int32_t>(batch.visible_end))};
+                        .end = backend.upload(std::span<const int32_t>(batch.visible_end)),
+                        .own = backend.upload(std::span<const int32_t>(own))};
   const RopeTable rope(backend, rope_, batch.positions);
   // Turning one pair by zero changes nothing: no RoPE is one more table.
   std::optional<RopeTable> no_rope;

@@ -1,6 +1,7 @@
 // A loaded model: files, tokenizer, tower, decoder and the device they run on.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -58,6 +59,10 @@ class Model {
   // Why device="auto" chose the CPU, and the like; empty: nothing to say.
   const std::string& device_note() const { return device_note_; }
   const WeightMover& mover() const { return *mover_; }
+  // Whether new sequences decode by recorded steps (StepGraph): on a device that holds every layer, unless
+  // that was turned off to measure what it is worth.
+  bool records_steps() const { return recording_ && host_ == nullptr && !backend_->on_host(); }
+  void set_recording(bool on) { recording_ = on; }
   std::mutex& compute_mutex() { return compute_mutex_; }
   ImageCache& image_cache() { return *image_cache_; }
   Dtype kv_dtype() const { return kv_dtype_; }
@@ -81,6 +86,7 @@ class Model {
   std::unique_ptr<Decoder> decoder_;
   std::shared_ptr<const Tower> tower_;
   std::mutex compute_mutex_;
+  std::atomic<bool> recording_ = true;
   std::unique_ptr<ImageCache> image_cache_;
   std::unique_ptr<WeightMover> mover_;
   Dtype kv_dtype_ = Dtype::kF16;

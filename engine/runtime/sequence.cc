@@ -26,7 +26,9 @@ Sequence::Sequence(std::shared_ptr<Model> model)
     : model_(std::move(model)),
       cache_(model_->decoder().info().n_layers,
              int64_t{model_->decoder().info().n_kv_heads} * model_->decoder().info().head_dim,
-             model_->kv_dtype(), model_->placement()) {}
+             model_->kv_dtype(), model_->placement()) {
+  if (model_->records_steps()) steps_.emplace(model_->backend());
+}
 
 void Sequence::prefill(const SequenceRows& rows, int64_t chunk, const Matrix& logits,
                        const RunControl& control) {
@@ -98,6 +100,9 @@ void Sequence::append(int32_t id, int32_t position, std::span<float> logits, con
   std::lock_guard lock(model_->compute_mutex());
   Backend& backend = model_->backend();
   const Backend::DecodeThreads threads(backend);
+  cache_.make_room(1);  // which copies, and so must not be part of a step
+  std::optional<StepGraph::Step> step;
+  if (steps_) step.emplace(*steps_);
   Arena::Mark mark(backend.arena());
   Matrix row = backend.arena().matrix(1, info.n_embd);
   model_->decoder().embed(model_->layers(), std::span(&id, 1), row);
@@ -110,6 +115,11 @@ void Sequence::append(int32_t id, int32_t position, std::span<float> logits, con
   const int64_t n = static_cast<int64_t>(logits.size());
   model_->decoder().forward(model_->layers(), batch, cache_, {logits.data(), Dtype::kF32, 1, n, n * 4},
                             control);
+  if (step) {
+    step->finish();
+  } else {
+    ++backend.steps().op_by_op;
+  }
 }
 
 }  // namespace trimtok

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -39,7 +40,8 @@ class Sequence {
  private:
   std::shared_ptr<Model> model_;
   KvCache cache_;
-  int32_t n_positions_ = 0;  // see RowBatch
+  int32_t n_positions_ = 0;         // see RowBatch
+  std::optional<StepGraph> steps_;  // none: every op of a step runs when it is asked for
 };
 
 }  // namespace trimtok

@@ -67,12 +67,21 @@ __device__ __forceinline__ void store_as(__nv_bfloat16* p, float v) {
   *p = __float2bfloat16_rn(v);
 }
 
+// Where row t goes; below 0: nowhere, its place is outside.
+__device__ __forceinline__ int64_t place_of(const ConvertRowsArgs& a, int64_t t) {
+  if (a.at == nullptr) return t;
+  const int64_t place = a.at[t];
+  return place < a.out.rows ? place : -1;
+}
+
 // A thread owns one element at a time: 4 bytes read, 2 or 4 written.
 template <Dtype kType>
 __global__ void __launch_bounds__(kThreads) convert_dense_kernel(ConvertRowsArgs a) {
   const int64_t t = blockIdx.x;
+  const int64_t place = place_of(a, t);
+  if (place < 0) return;
   const float* x = row_of<float>(a.x, t);
-  auto* out = row_of<typename DenseType<kType>::Element>(a.out, t);
+  auto* out = row_of<typename DenseType<kType>::Element>(a.out, place);
   for (int64_t i = first_unit(); i < a.x.cols; i += unit_step()) store_as(out + i, x[i]);
 }
 
@@ -80,8 +89,10 @@ __global__ void __launch_bounds__(kThreads) convert_dense_kernel(ConvertRowsArgs
 // and their rounding are those of the contract in args.h.
 __global__ void __launch_bounds__(kThreads) convert_q8_0_kernel(ConvertRowsArgs a) {
   const int64_t t = blockIdx.x;
+  const int64_t place = place_of(a, t);
+  if (place < 0) return;
   const float* x = row_of<float>(a.x, t);
-  auto* out = row_of<uint8_t>(a.out, t);
+  auto* out = row_of<uint8_t>(a.out, place);
   const unsigned lane = threadIdx.x % kWarp;
   const int64_t warps = blockDim.x / kWarp;
   for (int64_t b = static_cast<int64_t>(blockIdx.y) * warps + threadIdx.x / kWarp; b < a.x.cols / 32;
@@ -141,8 +152,8 @@ Status convert_rows(const ExecContext& ctx, const ConvertRowsArgs& a) {
   if (a.out.dtype == Dtype::kF16) kernel = convert_dense_kernel<Dtype::kF16>;
   if (a.out.dtype == Dtype::kBF16) kernel = convert_dense_kernel<Dtype::kBF16>;
   if (a.out.dtype == Dtype::kQ8_0) kernel = convert_q8_0_kernel;
-  return launch_rows(kernel, a.out.rows, gpu::ceil_div(a.out.cols, kThreads),
-                     row_threads(a.out.cols, kThreads), 0, ctx, a);
+  return launch_rows(kernel, a.x.rows, gpu::ceil_div(a.out.cols, kThreads), row_threads(a.out.cols, kThreads),
+                     0, ctx, a);
 }
 
 }  // namespace trimtok::cuda

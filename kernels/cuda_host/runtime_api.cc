@@ -1,10 +1,14 @@
 // The part of the CUDA runtime API that the project uses, over the modelled device: NVIDIA's declarations,
-// our definitions. Work runs when it is submitted; a stream that is being captured records it instead.
+// our definitions. Work runs when it is submitted; a stream that is being captured records it instead. As in
+// CUDA's thread-local mode, what a graph cannot hold is refused to the thread that captures, and spoils the
+// capture: memory that is allocated or freed, waiting, copies of host memory that is not page-locked.
 #include <cuda_runtime_api.h>
 
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <map>
+#include <utility>
 #include <vector>
 
 #include "kernels/cuda_host/machine.h"
@@ -14,6 +18,7 @@ using Work = std::vector<std::function<void()>>;
 
 struct CUstream_st {
   bool capturing = false;
+  bool spoiled = false;  // the capture, which then ends in an error
   Work recorded;
 };
 struct CUgraph_st {
@@ -30,10 +35,29 @@ namespace cuda_host {
 namespace {
 
 thread_local cudaError_t t_last_error = cudaSuccess;
+thread_local std::string t_report;               // of the kernel that failed last
+thread_local cudaStream_t t_captured = nullptr;  // by this thread; one at a time
+std::map<const char*, size_t> g_page_locked;     // under device_mutex()
 
 cudaError_t result(cudaError_t e) {
   if (e != cudaSuccess) t_last_error = e;
   return e;
+}
+
+// Whether this thread captures, which what it asks for now spoils.
+bool spoils_capture() {
+  if (t_captured == nullptr) return false;
+  t_captured->spoiled = true;
+  return true;
+}
+
+bool is_page_locked(const void* p, size_t bytes) {
+  const DeviceLock lock(device_mutex());
+  const auto* at = static_cast<const char*>(p);
+  auto next = g_page_locked.upper_bound(at);
+  if (next == g_page_locked.begin()) return false;
+  --next;
+  return at + bytes <= next->first + next->second;
 }
 
 void put(cudaStream_t stream, std::function<void()> work) {
@@ -51,6 +75,11 @@ cudaError_t copy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, 
     if (kind != cudaMemcpyDefault) return result(cudaErrorInvalidValue);
   }
   if (!range_is_sound(to, bytes) || !range_is_sound(from, bytes)) return result(cudaErrorInvalidValue);
+  if (stream != nullptr && stream->capturing &&
+      ((!to_device && !is_page_locked(to, bytes)) || (!from_device && !is_page_locked(from, bytes)))) {
+    stream->spoiled = true;
+    return result(cudaErrorStreamCaptureUnsupported);
+  }
   put(stream, [=] {
     const DeviceAccess access;
     std::memmove(to, from, bytes);
@@ -78,6 +107,8 @@ void submit(void* stream, dim3 grid, dim3 block, size_t dynamic_shared, std::fun
 
 using cuda_host::options;
 using cuda_host::result;
+using cuda_host::spoils_capture;
+using cuda_host::t_captured;
 
 extern "C" {
 
@@ -139,17 +170,28 @@ cudaError_t cudaRuntimeGetVersion(int* version) {
 }
 
 cudaError_t cudaMalloc(void** p, size_t bytes) {
+  if (spoils_capture()) return result(cudaErrorStreamCaptureUnsupported);
   *p = cuda_host::device_allocate(bytes);
   return result(*p == nullptr ? cudaErrorMemoryAllocation : cudaSuccess);
 }
 cudaError_t cudaFree(void* p) {
+  if (spoils_capture()) return result(cudaErrorStreamCaptureUnsupported);
   return result(p == nullptr || cuda_host::device_release(p) ? cudaSuccess : cudaErrorInvalidValue);
 }
 cudaError_t cudaMallocHost(void** p, size_t bytes) {
+  if (spoils_capture()) return result(cudaErrorStreamCaptureUnsupported);
   *p = std::malloc(bytes);
-  return result(*p == nullptr ? cudaErrorMemoryAllocation : cudaSuccess);
+  if (*p == nullptr) return result(cudaErrorMemoryAllocation);
+  const cuda_host::DeviceLock lock(cuda_host::device_mutex());
+  cuda_host::g_page_locked[static_cast<const char*>(*p)] = bytes;
+  return cudaSuccess;
 }
 cudaError_t cudaFreeHost(void* p) {
+  if (spoils_capture()) return result(cudaErrorStreamCaptureUnsupported);
+  const cuda_host::DeviceLock lock(cuda_host::device_mutex());
+  if (p != nullptr && cuda_host::g_page_locked.erase(static_cast<const char*>(p)) == 0) {
+    return result(cudaErrorInvalidValue);
+  }
   std::free(p);
   return cudaSuccess;
 }
@@ -174,23 +216,33 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  if (t_captured == stream) t_captured = nullptr;
   delete stream;
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  return result(stream != nullptr && stream->capturing ? cudaErrorStreamCaptureUnsupported : cudaSuccess);
+  if (stream == nullptr || !stream->capturing) return cudaSuccess;
+  stream->spoiled = true;
+  return result(cudaErrorStreamCaptureUnsupported);
 }
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
-  if (stream == nullptr || stream->capturing) return result(cudaErrorStreamCaptureUnsupported);
+  if (stream == nullptr || stream->capturing || t_captured != nullptr) {
+    return result(cudaErrorStreamCaptureUnsupported);
+  }
+  t_captured = stream;
   stream->capturing = true;
+  stream->spoiled = false;
   stream->recorded.clear();
   return cudaSuccess;
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   if (stream == nullptr || !stream->capturing) return result(cudaErrorIllegalState);
+  if (t_captured != stream) return result(cudaErrorStreamCaptureWrongThread);
+  t_captured = nullptr;
   stream->capturing = false;
-  *graph = new CUgraph_st{std::move(stream->recorded)};
-  stream->recorded.clear();
+  Work recorded = std::exchange(stream->recorded, {});
+  if (stream->spoiled) return result(cudaErrorStreamCaptureInvalidated);
+  *graph = new CUgraph_st{std::move(recorded)};
   return cudaSuccess;
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* ready, cudaGraph_t graph, unsigned long long) {
@@ -202,7 +254,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
   try {
     for (const auto& work : graph->work) work();
   } catch (const cuda_host::Error& error) {
-    std::fprintf(stderr, "cuda_host: a kernel of a graph failed: %s\n", error.what());
+    cuda_host::t_report = error.what();
     return result(cudaErrorLaunchFailure);
   }
   return cudaSuccess;
@@ -253,12 +305,27 @@ const char* cudaGetErrorName(cudaError_t e) {
       return "cudaErrorInvalidDevice";
     case cudaErrorLaunchFailure:
       return "cudaErrorLaunchFailure";
+    case cudaErrorStreamCaptureUnsupported:
+      return "cudaErrorStreamCaptureUnsupported";
+    case cudaErrorStreamCaptureInvalidated:
+      return "cudaErrorStreamCaptureInvalidated";
     default:
       return "an error";
   }
 }
 const char* cudaGetErrorString(cudaError_t e) {
-  return e == cudaErrorMemoryAllocation ? "the modelled device is out of memory" : "see kernels/cuda_host";
+  switch (e) {
+    case cudaErrorMemoryAllocation:
+      return "the modelled device is out of memory";
+    case cudaErrorLaunchFailure:
+      return cuda_host::t_report.c_str();
+    case cudaErrorStreamCaptureUnsupported:
+      return "a graph cannot hold this, and the capture is spoiled";
+    case cudaErrorStreamCaptureInvalidated:
+      return "the capture was spoiled by what a graph cannot hold";
+    default:
+      return "see kernels/cuda_host";
+  }
 }
 
 }  // extern "C"

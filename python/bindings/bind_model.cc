@@ -1,6 +1,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <chrono>
 #include <numeric>
 
@@ -156,6 +157,9 @@ py::dict model_info(Model& model) {
                            ? py::object(py::none())
                            : py::object(py::str(model.vision_file()->path()));
   out["warnings"] = warnings;
+  const StepCounts& steps = model.backend().steps();
+  out["decode_steps"] = py::dict("recorded"_a = steps.recorded.load(), "replayed"_a = steps.replayed.load(),
+                                 "op_by_op"_a = steps.op_by_op.load());
   out["load_seconds"] = model.load_seconds();
   return out;
 }
@@ -263,9 +267,11 @@ py::array_t<float> embed_ids(Model& model, const std::vector<int32_t>& ids) {
   return out;
 }
 
-// The "rows + positions" entry: whatever rows the caller made, at whatever positions, causal unless told.
+// The "rows + positions" entry: whatever rows the caller made, at whatever positions, causal unless told;
+// then `ids`, one step each, at the positions that follow. Logits of the last n_last rows and of every id.
 py::array_t<float> row_logits(const ModelPtr& model, const F32Array& rows, const I32Array& positions,
-                              int64_t n_last, int64_t chunk, const std::optional<I32Array>& visible_end) {
+                              int64_t n_last, int64_t chunk, const std::optional<I32Array>& visible_end,
+                              const std::vector<int32_t>& ids) {
   if (rows.ndim() != 2) fail(ErrorCode::kInvalidArgument, "[rows] must be float32 [n, n_embd]");
   if (n_last < 0 || n_last > rows.shape(0)) {
     fail(ErrorCode::kInvalidArgument, "[n_last] is %lld, must be in [0, %lld]",
@@ -280,11 +286,23 @@ py::array_t<float> row_logits(const ModelPtr& model, const F32Array& rows, const
   std::iota(input.visible_end.begin(), input.visible_end.end(), 1);
   if (visible_end) input.visible_end.assign(visible_end->data(), visible_end->data() + visible_end->size());
   const int64_t n_vocab = model->decoder().info().n_vocab;
-  py::array_t<float> out({n_last, n_vocab});
-  const Matrix logits = {out.mutable_data(), Dtype::kF32, n_last, n_vocab, n_vocab * 4};
+  py::array_t<float> out({n_last + static_cast<int64_t>(ids.size()), n_vocab});
+  float* values = out.mutable_data();
+  const Matrix logits = {values, Dtype::kF32, n_last, n_vocab, n_vocab * 4};
   const RunControl control = make_control(std::nullopt);
+  int32_t position = input.positions.empty() ? -1 : std::ranges::max(input.positions);
+  if (position > INT32_MAX - static_cast<int64_t>(ids.size())) {
+    fail(ErrorCode::kInvalidArgument, "[positions] reach %d, which leaves none for %zu ids", position,
+         ids.size());
+  }
   py::gil_scoped_release release;
-  Sequence(model).prefill(input, chunk, logits, control);
+  Sequence sequence(model);
+  sequence.prefill(input, chunk, logits, control);
+  values += n_last * n_vocab;
+  for (const int32_t id : ids) {
+    sequence.append(id, ++position, {values, static_cast<size_t>(n_vocab)}, control);
+    values += n_vocab;
+  }
   return out;
 }
 
@@ -415,7 +433,10 @@ void bind_model(py::module_& m) {
       .def("encode", &encode_image, "image"_a, "min_pixels"_a = 0, "max_pixels"_a = 0)
       .def("embed", &embed_ids, "ids"_a)
       .def("logits", &row_logits, "rows"_a, "positions"_a, "n_last"_a = 1, "chunk"_a = 512,
-           "visible_end"_a = py::none())
+           "visible_end"_a = py::none(), "ids"_a = std::vector<int32_t>())
+      .def(
+          "record_steps", &Model::set_recording, "on"_a,
+          "Whether answers that begin from now on decode by recorded steps where they can; for measurements.")
       .def("generate", &start_generation, "prompt"_a, "images"_a, py::kw_only(), "max_tokens"_a,
            "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "repeat_penalty"_a, "seed"_a, "stop"_a,
            "chunk"_a = 512, "pruning"_a = py::none(), "image_keys"_a = std::vector<std::string>(),

@@ -236,6 +236,21 @@ void check_seam() {
   report("a graph runs what was captured", ok && v[0] == 6 && v[49] == 6 && v[50] == 3 && v[99] == 3,
          last_error());
   (void)destroy_graph(graph);
+
+  // What a graph cannot hold is refused and spoils the capture; the stream is as good as new after it.
+  for (const bool waits : {false, true}) {
+    void* memory = nullptr;
+    ok = begin_capture(stream) == Status::kOk;
+    ok &= (waits ? synchronize(stream) : allocate(&memory, 256)) == Status::kDeviceError;
+    ok &= end_capture(stream, &graph) == Status::kDeviceError && graph == nullptr;
+    report(waits ? "no waiting in a capture" : "no memory from a capture", ok, "it was allowed");
+  }
+  ok = begin_capture(stream) == Status::kOk;
+  ok &= features::add_one(x.get(), 1, stream) == Status::kOk;
+  ok &= end_capture(stream, &graph) == Status::kOk && launch_graph(graph, stream) == Status::kOk;
+  ok &= synchronize(stream) == Status::kOk;
+  report("a capture after a spoiled one", ok && x.values()[0] == 7, last_error());
+  (void)destroy_graph(graph);
   (void)destroy_stream(stream);
 }
 

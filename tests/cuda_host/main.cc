@@ -45,6 +45,48 @@ void check_layer() {
          "it ran");
 }
 
+// Copies in a capture read and write host memory when the graph runs, so it must be page-locked; and a kernel
+// that fails there is reported with its own words.
+void check_captured_copies() {
+  void* stream = nullptr;
+  void* graph = nullptr;
+  void* pinned = nullptr;
+  (void)create_stream(&stream);
+  (void)allocate_pinned(&pinned, 8 * sizeof(int32_t));
+  auto* values = static_cast<int32_t*>(pinned);
+  const Buffer<int32_t> x(8);
+  std::vector<int32_t> pageable(8);
+  for (const bool up : {false, true}) {
+    bool refused = begin_capture(stream) == Status::kOk;
+    const Status s = up ? copy_to_device(x.get(), pageable.data(), 32, stream)
+                        : copy_to_host(pageable.data(), x.get(), 32, stream);
+    refused &= s == Status::kDeviceError && end_capture(stream, &graph) == Status::kDeviceError;
+    report(up ? "pageable memory up in a capture" : "pageable memory down in a capture", refused,
+           "it was allowed");
+  }
+  values[0] = 1;
+  bool ok = begin_capture(stream) == Status::kOk;
+  ok &= copy_to_device(x.get(), values, 32, stream) == Status::kOk;
+  ok &= end_capture(stream, &graph) == Status::kOk;
+  values[0] = 5;
+  ok &= launch_graph(graph, stream) == Status::kOk;
+  report("a captured copy reads when it runs", ok && x.values()[0] == 5, last_error());
+  (void)destroy_graph(graph);
+
+  const Buffer<float> numbers(std::vector<float>(1013, 1.0f));
+  const Buffer<float> partial(static_cast<size_t>(planted::kSumBlocks));
+  ok = begin_capture(stream) == Status::kOk;
+  ok &= planted::sum(numbers.get(), 1013, partial.get(), partial.get(), stream, Bug::kDivergentBarrier) ==
+        Status::kOk;
+  ok &= end_capture(stream, &graph) == Status::kOk;
+  ok &= launch_graph(graph, stream) == Status::kDeviceError;
+  report("a kernel that fails in a graph", ok && std::strstr(last_error(), "divergent") != nullptr,
+         last_error());
+  (void)destroy_graph(graph);
+  (void)release_pinned(pinned);
+  (void)destroy_stream(stream);
+}
+
 void check_planted() {
   using cuda_host::Order;
   const char* const names[] = {"forward", "reverse", "random"};
@@ -99,6 +141,7 @@ int run_all() {
   }
   cuda_host::options().mma = cuda_host::MmaModel::exact;
   check_layer();
+  check_captured_copies();
   check_planted();
   std::printf("cuda_host: %d failures\n", failures());
   return failures() == 0 ? 0 : 1;

@@ -11,5 +11,6 @@ int failures();
 void check_allocator();
 void check_isolation();
 void check_mapping();
+void check_step_graph();
 
 }  // namespace trimtok::test

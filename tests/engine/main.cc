@@ -24,6 +24,7 @@ int main() {
   trimtok::test::check_allocator();
   trimtok::test::check_isolation();
   trimtok::test::check_mapping();
+  trimtok::test::check_step_graph();
   if (trimtok::test::failures() == 0) std::puts("engine: all checks hold");
   return trimtok::test::failures() == 0 ? 0 : 1;
 }

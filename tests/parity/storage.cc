@@ -116,9 +116,10 @@ void check_convert_rows(Suite& s) {
       const int64_t cols = dtype == Dtype::kQ8_0 ? 32 * (blocks % 37) : blocks;
       const int64_t rows = i == 17 ? 0 : i == 18 ? 70 : 1 + variant % 4;
       const auto values = static_cast<Values>(variant % 6);
+      const bool scattered = variant % 5 > 2;
       ++variant;
-      if (!s.begin_case("%s T=%d D=%d values=%d", dtype_info(dtype)->name, static_cast<int>(rows),
-                        static_cast<int>(cols), static_cast<int>(values))) {
+      if (!s.begin_case("%s T=%d D=%d values=%d%s", dtype_info(dtype)->name, static_cast<int>(rows),
+                        static_cast<int>(cols), static_cast<int>(values), scattered ? " at" : "")) {
         continue;
       }
       const Tensor x(kF32, rows, cols, s.next_layout());
@@ -128,11 +129,14 @@ void check_convert_rows(Suite& s) {
         if (cols >= 64 && variant % 2 == 0) std::fill_n(x.f32(r) + 32, 32, r % 2 == 0 ? 0.0f : -0.0f);
         if (cols >= 96 && variant % 5 == 0) x.f32(r)[64 + s.rng().below(32)] = r % 2 == 0 ? NAN : -INFINITY;
       }
-      const Tensor out(dtype, rows, cols, s.next_layout());
+      // Scattered: backwards, every other row, the first two and the last left alone.
+      const Tensor out(dtype, scattered ? 2 * rows + 2 : rows, cols, s.next_layout());
+      Array<int32_t> at;
+      for (int64_t r = 0; r < rows; ++r) at.push_back(static_cast<int32_t>(2 * (rows - r)));
       s.compare<ConvertRowsArgs>(
           &KernelTable::convert_rows, out,
           [&](const Matrix& m) {
-            return ConvertRowsArgs{m, x.matrix()};
+            return ConvertRowsArgs{m, x.matrix(), scattered ? at.data() : nullptr};
           },
           exact, true);
     }
@@ -141,14 +145,22 @@ void check_convert_rows(Suite& s) {
     const Tensor x(kF32, 2, 64);
     const Tensor out(Dtype::kQ8_0, 2, 64);
     const ConvertRowsArgs good{out.matrix(), x.matrix()};
-    for (int kind = 0; kind < 5; ++kind) {
+    for (int kind = 0; kind < 6; ++kind) {
       ConvertRowsArgs bad = good;
       if (kind == 0) bad.out.dtype = Dtype::kQ4_0;
       if (kind == 1) bad.x.cols = 32;
       if (kind == 2) bad.out.cols = bad.x.cols = 33;
       if (kind == 3) bad.x.dtype = Dtype::kF16;
       if (kind == 4) bad.out.stride = 67;
+      if (kind == 5) bad.x.rows = 1;
       s.expect_rejected(&KernelTable::convert_rows, out, bad);
+    }
+    // Row 0 is nobody's place, so it stays as it was: NaN.
+    for (const int32_t place : {-1, 2, -0x7fffffff, 0x7fffffff}) {
+      const Array<int32_t> wrong = {1, place};
+      ConvertRowsArgs bad = good;
+      bad.at = wrong.data();
+      s.expect_contents_rejected(&KernelTable::convert_rows, out, bad, 0);
     }
   }
 }

@@ -55,7 +55,7 @@ Status gather_rows(const ExecContext& ctx, const GatherRowsArgs& a) {
 Status convert_rows(const ExecContext& ctx, const ConvertRowsArgs& a) {
   if (const Status s = check_convert_rows_args(a); s != Status::kOk) return s;
   for_each(ctx, a.x.rows, [&](int64_t t, int32_t) {
-    convert_row(a.out.dtype, row<float>(a.x, t), a.x.cols, row<void>(a.out, t));
+    convert_row(a.out.dtype, row<float>(a.x, t), a.x.cols, row<void>(a.out, a.at == nullptr ? t : a.at[t]));
   });
   return Status::kOk;
 }

@@ -310,7 +310,7 @@ void convert_row(const RowsJob<ConvertRowsArgs>& job, int64_t t, int32_t) {
   const float* x = f32_row(a.x, t);
   const int64_t n = a.x.cols;
   const int64_t whole = n / kLanes * kLanes;
-  void* out = static_cast<char*>(a.out.data) + t * a.out.stride;
+  void* out = static_cast<char*>(a.out.data) + (a.at == nullptr ? t : a.at[t]) * a.out.stride;
   auto* half = static_cast<uint16_t*>(out);
   switch (a.out.dtype) {
     case Dtype::kF16:

@@ -10,8 +10,11 @@
 // ids, begin, end, slot, total, done. One exception: `problems` is an array on the host, read before the call
 // returns; the pointers inside it are the device's. The host cannot look into device arrays before a launch,
 // so a number in them that breaks the contract is not kBadArgument there: the output rows that it concerns
-// become NaN, a slot outside gram or a done below 0 ends its problem (the picks that are left become -1, done
-// becomes count), a done above count counts as count, and nothing is read or written outside the matrices.
+// become NaN, a row that goes to a place outside is left out, a slot outside gram or a done below 0 ends its
+// problem (the picks that are left become -1, done becomes count), a done above count counts as count, and
+// nothing is read or written outside the matrices.
+//
+// Structs compare by member, pointers by value: equal arguments are the same launch on a device.
 #pragma once
 
 #include "trimtok/view.h"
@@ -32,14 +35,20 @@ struct GatherRowsArgs {
   ConstMatrix table;
   const int32_t* ids = nullptr;
   float scale = 1.0f;
+
+  bool operator==(const GatherRowsArgs&) const = default;
 };
 
-// out[t] = x[t] in out's dtype, round to nearest even.      out: F32 | F16 | BF16 | Q8_0 [T, D]; x: [T, D].
+// out[at[t]] = x[t] in out's dtype, round to nearest even; other rows stay as they are.
+// out: F32 | F16 | BF16 | Q8_0 [S, D]; x: [T, D]; at: [T] in [0, S), no row twice; or null: row t, S = T.
 // Q8_0, per block of 32, all in f32: s = max|x| / 127, d = f16(s), q = x * (1 / s) to nearest even; q = 0
 // when d is 0. A block with a NaN or infinity, or with d beyond f16, becomes d = NaN and q = 1: never silent.
 struct ConvertRowsArgs {
   Matrix out;
   ConstMatrix x;
+  const int32_t* at = nullptr;
+
+  bool operator==(const ConvertRowsArgs&) const = default;
 };
 
 // out[t] = x[t] / sqrt(mean(x[t]^2) + eps) * weight.      out, x: [T, D], out may be x; weight: [D] or null
@@ -49,6 +58,8 @@ struct RmsNormArgs {
   ConstMatrix x;
   const float* weight = nullptr;
   float eps = 0.0f;
+
+  bool operator==(const RmsNormArgs&) const = default;
 };
 
 // out[t] = (x[t] - mean) / sqrt(var + eps) * weight + bias, population variance.
@@ -59,6 +70,8 @@ struct LayerNormArgs {
   const float* weight = nullptr;
   const float* bias = nullptr;
   float eps = 0.0f;
+
+  bool operator==(const LayerNormArgs&) const = default;
 };
 
 // out[t] = x[t] + y[t mod y.rows].      out, x: [T, D], out may be x, or y when Y = T; y: [Y, D];
@@ -67,6 +80,8 @@ struct AddArgs {
   Matrix out;
   ConstMatrix x;
   ConstMatrix y;
+
+  bool operator==(const AddArgs&) const = default;
 };
 
 // out = act(gate) * up.      out, gate, up: [T, D], out may be gate or up.
@@ -75,6 +90,8 @@ struct GatedActArgs {
   ConstMatrix gate;
   ConstMatrix up;
   Activation act = Activation::kSilu;
+
+  bool operator==(const GatedActArgs&) const = default;
 };
 
 enum class RopePairs : int32_t {
@@ -92,6 +109,8 @@ struct RopeArgs {
   ConstMatrix cos;
   ConstMatrix sin;
   RopePairs pairs = RopePairs::kHalves;
+
+  bool operator==(const RopeArgs&) const = default;
 };
 
 // im2col for a convolution whose stride is its kernel. Rows in raster order, columns in the order c, y, x;
@@ -104,6 +123,8 @@ struct PatchifyArgs {
   int32_t height = 0;
   int32_t width = 0;
   int32_t patch = 0;
+
+  bool operator==(const PatchifyArgs&) const = default;
 };
 
 // What the operands of a matmul are rounded to before they are multiplied; sums are f32 in any case.
@@ -127,6 +148,8 @@ struct MatmulArgs {
   Activation act = Activation::kNone;
   ConstMatrix residual;
   Compute compute = Compute::kF32;
+
+  bool operator==(const MatmulArgs&) const = default;
 };
 
 // out[t] = softmax(scale * q[t] . k[begin[t]:end[t]]^T) . v[begin[t]:end[t]] per head; query head h reads
@@ -147,6 +170,8 @@ struct AttentionArgs {
   float softcap = 0.0f;
   const int32_t* begin = nullptr;
   const int32_t* end = nullptr;
+
+  bool operator==(const AttentionArgs&) const = default;
 };
 
 // out[t] = x[t] / norms[t] with norms[t] = |x[t]|; a row of zeros stays zero. Finite for every finite row
@@ -156,6 +181,8 @@ struct UnitRowsArgs {
   Matrix out;
   ConstMatrix x;
   float* norms = nullptr;
+
+  bool operator==(const UnitRowsArgs&) const = default;
 };
 
 // out[b] = sum of weight[t] * x[t] over t in [begin[b], begin[b + 1]).
@@ -165,6 +192,8 @@ struct SumRowsArgs {
   ConstMatrix x;
   const float* weight = nullptr;
   const int32_t* begin = nullptr;
+
+  bool operator==(const SumRowsArgs&) const = default;
 };
 
 // out[i][j] = out[j][i] = x[i] . x[j] for i in [first, last) and j >= i: calls whose ranges cover [0, T) fill
@@ -174,6 +203,8 @@ struct GramArgs {
   ConstMatrix x;
   int64_t first = 0;
   int64_t last = 0;
+
+  bool operator==(const GramArgs&) const = default;
 };
 
 enum class GreedyRule : int32_t {
@@ -206,6 +237,8 @@ struct GreedyPickArgs {
   const GreedyProblem* problems = nullptr;
   int32_t* done = nullptr;
   GreedyRule rule = GreedyRule::kMaxMin;
+
+  bool operator==(const GreedyPickArgs&) const = default;
 };
 
 }  // namespace trimtok

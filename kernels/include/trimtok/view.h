@@ -55,6 +55,8 @@ struct Matrix {
   int64_t rows = 0;
   int64_t cols = 0;
   int64_t stride = 0;
+
+  bool operator==(const Matrix&) const = default;
 };
 
 struct ConstMatrix {
@@ -70,6 +72,8 @@ struct ConstMatrix {
       : data(data_in), dtype(dtype_in), rows(rows_in), cols(cols_in), stride(stride_in) {}
   TT_INLINE ConstMatrix(const Matrix& m)  // NOLINT: a view of mutable data is a view of const data
       : data(m.data), dtype(m.dtype), rows(m.rows), cols(m.cols), stride(m.stride) {}
+
+  bool operator==(const ConstMatrix&) const = default;
 };
 
 // Bytes of one packed row of `cols` elements; -1 when cols is not a whole number of blocks.
