@@ -176,6 +176,7 @@ def test_part_of_the_layers(golden: Golden, case: str, device: str) -> None:
         model = Model(golden.lm, compute="f32", device=device, gpu_layers=n)
         assert model.info()["gpu_layers"] == n
         assert run(model, golden, case).token_ids == expected
+        assert (steps(model)["recorded"] > 0) == (n == n_layers)
     with pytest.raises(ValueError, match=rf"\[gpu_layers\] is {n_layers + 1}, must be in \[0, {n_layers}\]"):
         Model(golden.lm, compute="f32", device=device, gpu_layers=n_layers + 1)
 

@@ -173,31 +173,44 @@ def check_ops(report: Report, parity: Path, isa: str) -> None:
         )
 
 
-def check_goldens(report: Report, build_dir: Path) -> None:
-    """The golden files of every family, through the Python package on the device."""
-    report.section("Golden files")
-    missing = [
-        name for name in ("pybind11", "numpy", "pytest", "gguf", "PIL") if not importlib.util.find_spec(name)
-    ]
-    fixtures = Path(os.environ.get("TRIMTOK_FIXTURES", ROOT.parent / "shared/fixtures"))
+# An editable installation answers imports before PYTHONPATH does.
+WITHOUT_EDITABLE = (
+    "import runpy, sys\nsys.meta_path = [f for f in sys.meta_path if 'editable' not in type(f).__module__]\n"
+)
+
+
+def make_package(
+    report: Report, build_dir: Path, step: str, needs: list[str], *folders: Path
+) -> dict[str, str] | None:
+    """How Python finds the package that was built; None, with the reason in the report, where it cannot."""
+    missing = [name for name in ("pybind11", *needs) if not importlib.util.find_spec(name)]
+    missing += [str(folder) for folder in folders if not folder.is_dir()]
     cores = sorted((build_dir / "python/bindings").glob("_core*.so"))
-    if missing or not cores or not fixtures.is_dir():
-        reason = f"missing here: {', '.join([*missing, *([] if fixtures.is_dir() else [str(fixtures)])])}"
-        report.skipped.append(f"golden files ({reason})")
-        report.lines.append(f"Not run: {reason}.")
-        return
+    if missing or not cores:
+        reason = f"missing here: {', '.join(missing) or 'the extension'}"
+        report.skipped.append(f"{step} ({reason})")
+        report.lines.append(f"Not run: {step}, {reason}.")
+        return None
     package = build_dir / "package/trimtok_cpp"
     shutil.copytree(ROOT / "python/trimtok_cpp", package, dirs_exist_ok=True)
     shutil.copy(cores[-1], package)
-    env = {"PYTHONPATH": str(package.parent), "TRIMTOK_FIXTURES": str(fixtures)}
+    return {"PYTHONPATH": str(package.parent)}
+
+
+def check_goldens(report: Report, build_dir: Path) -> None:
+    """The golden files of every family, through the Python package on the device."""
+    report.section("Golden files")
+    fixtures = Path(os.environ.get("TRIMTOK_FIXTURES", ROOT.parent / "shared/fixtures"))
+    env = make_package(report, build_dir, "golden files", ["numpy", "pytest", "gguf", "PIL"], fixtures)
+    if env is None:
+        return
     tests = ["tests/test_device.py", "-k", "cuda"]
-    # An editable installation answers imports before PYTHONPATH does.
     start = (
-        "import sys, pytest\n"
-        "sys.meta_path = [f for f in sys.meta_path if 'editable' not in type(f).__module__]\n"
-        f"sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', *{tests}]))"
+        f"{WITHOUT_EDITABLE}import pytest\nsys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', *{tests}]))"
     )
-    code, text = report.run("goldens", [sys.executable, "-c", start], env)
+    code, text = report.run(
+        "goldens", [sys.executable, "-c", start], {**env, "TRIMTOK_FIXTURES": str(fixtures)}
+    )
     summary = text.strip().splitlines()[-1] if text.strip() else "no output"
     if code != 0 or " passed" not in summary:
         report.failed.append("golden files")
@@ -228,6 +241,36 @@ def benchmark(report: Report, parity: Path, isa: str, device: str) -> None:
         report.lines.append(f"| {op} | {shape} | {taken * 1e6:.2f} | {rates} | {share} |")
 
 
+def time_decode(report: Report, build_dir: Path, rehearse: bool) -> None:
+    """Decode steps of a model with random weights, as recorded graphs and op by op, which must agree."""
+    env = make_package(report, build_dir, "decode steps", ["numpy", "gguf", "PIL"])
+    if env is None:
+        return
+    shape, steps = ("demo", 4) if rehearse else ("llava-1.1b", 128)
+    models = build_dir / "models"
+    maker = [sys.executable, ROOT / "benchmarks/make_model.py", shape, "--type", "q4_k_m", "--out", models]
+    code, text = report.run("make-model", maker)
+    if code == 0:
+        arguments = ["time_decode.py", str(models / f"{shape}-q4_k_m.gguf"), "--steps", str(steps)]
+        arguments += ["--prompt", "8", "--rounds", "1"] if rehearse else []
+        start = (
+            f"{WITHOUT_EDITABLE}sys.argv = {arguments}\n"
+            f"runpy.run_path({str(ROOT / 'tools/time_decode.py')!r}, run_name='__main__')"
+        )
+        code, text = report.run("decode", [sys.executable, "-c", start], env)
+    line = next((json.loads(line) for line in text.splitlines() if line.startswith("{")), None)
+    if code != 0 or line is None:
+        (report.skipped if code == 124 else report.failed).append("decode steps")
+        report.lines += ["", f"Decode steps: exit code {code}, see the logs."]
+        return
+    times = f"{line['recorded_ms']:.3f} ms a step as a recorded graph, {line['op_by_op_ms']:.3f} ms op by op"
+    report.lines += [
+        "",
+        f"Decode of {shape} q4_k_m: {'not timed' if rehearse else times}; the logits are the same.",
+        f"{line['recorded']} graphs recorded, {line['replayed']} steps replayed, {line['op_by_op']} not.",
+    ]
+
+
 def bench_rows(text: str) -> list[dict[str, Any]]:
     """The rows of `trimtok_parity --bench --json`, without limits and what else is printed."""
     lines = (json.loads(line) for line in text.splitlines() if line.startswith("{"))
@@ -255,8 +298,10 @@ def main() -> int:
         check_goldens(report, build_dir)
         if args.rehearse:
             report.skipped.append("benchmark (times of host execution mean nothing)")
+            report.section("Decode steps")
         else:
             benchmark(report, parity, isa, device)
+        time_decode(report, build_dir, args.rehearse)
     verdict = "FAILED: " + ", ".join(report.failed) if report.failed else "passed"
     if device is None and not report.failed:
         verdict = "nothing proven: no device"

@@ -385,6 +385,8 @@ class Model:
         compute_by_weight: for every type of weight, what its products are rounded to with few rows of
         activations (answers being written) and with many (prompts and pictures); empty on a device, which has
         one way to multiply (docs/cuda.md).
+        decode_steps: steps of answers so far, "replayed" as recorded graphs of a device or "op_by_op", and
+        graphs "recorded".
         """
         return {key: value for key, value in self._core.info().items() if key != "special_texts"}
 

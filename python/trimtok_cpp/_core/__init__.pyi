@@ -226,7 +226,7 @@ class Model:
         ...
     def info(self) -> dict:
         ...
-    def logits(self, rows: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], positions: typing.Annotated[numpy.typing.ArrayLike, numpy.int32], n_last: typing.SupportsInt | typing.SupportsIndex = 1, chunk: typing.SupportsInt | typing.SupportsIndex = 512, visible_end: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None = None) -> numpy.typing.NDArray[numpy.float32]:
+    def logits(self, rows: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], positions: typing.Annotated[numpy.typing.ArrayLike, numpy.int32], n_last: typing.SupportsInt | typing.SupportsIndex = 1, chunk: typing.SupportsInt | typing.SupportsIndex = 512, visible_end: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None = None, ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = []) -> numpy.typing.NDArray[numpy.float32]:
         ...
     def memory(self, n_images: typing.SupportsInt | typing.SupportsIndex, n_ctx: typing.SupportsInt | typing.SupportsIndex, width: typing.SupportsInt | typing.SupportsIndex, height: typing.SupportsInt | typing.SupportsIndex) -> dict:
         """
@@ -236,6 +236,10 @@ class Model:
         ...
     def preprocess(self, image: numpy.ndarray) -> numpy.typing.NDArray[numpy.uint8]:
         ...
+    def record_steps(self, on: bool) -> None:
+        """
+        Whether answers that begin from now on decode by recorded steps where they can; for measurements.
+        """
     def tokenize(self, text: str, parse_special: bool = True) -> list[int]:
         ...
 def _bind_weights(file: GgufFile, part: str, requests: list) -> tuple:
