@@ -99,7 +99,9 @@ class StreamMemory final : public CudaMemory {
    public:
     Graph(StreamMemory& memory, void* graph) : memory_(memory), graph_(graph) {}
     ~Graph() override {
-      cuda::synchronize(memory_.stream_);  // it may still run
+      // It may still run; and waiting would spoil what another thread records.
+      const std::lock_guard lock(memory_.mutex_);
+      cuda::synchronize(memory_.stream_);
       cuda::destroy_graph(graph_);
     }
     void launch() override { memory_.check(cuda::launch_graph(graph_, memory_.stream_), "run a recording"); }

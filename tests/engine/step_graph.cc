@@ -1,8 +1,10 @@
 // StepGraph: what it computes is what the ops compute, whatever changes between steps, and it counts how.
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "check.h"
@@ -243,6 +245,21 @@ void scratch_moves() {
   TT_EXPECT(counts_are(*backend, 2, 5, 1));
 }
 
+// A sequence may end on one thread while another one records: waiting for the stream would spoil the capture.
+void records_alone(Backend& backend) {
+  std::unique_ptr<RecordedWork> other = backend.memory()->record([] {});
+  std::thread closes;
+  const std::string error = error_of([&] {
+    const auto mine = backend.memory()->record([&] {
+      closes = std::thread([&] { other.reset(); });
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    });
+    mine->launch();
+  });
+  closes.join();
+  TT_EXPECT(error.empty());
+}
+
 }  // namespace
 
 void check_step_graph() {
@@ -251,7 +268,7 @@ void check_step_graph() {
   failures_are_forgotten();
   scratch_moves();
   std::string reason;
-  for (auto* check : {replays, runs_op_by_op}) {
+  for (auto* check : {replays, runs_op_by_op, records_alone}) {
     const auto backend = Backend::cuda(1, reason);
     if (backend != nullptr) check(*backend);
   }
