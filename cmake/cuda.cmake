@@ -7,6 +7,9 @@ set(TT_CUDA_SOURCES
   cuda/convert.cu
   cuda/device.cu
   cuda/gemm_f32.cu
+  cuda/gemm_int8.cu
+  cuda/gemm_int8_blocks256.cu
+  cuda/gemm_int8_blocks32.cu
   cuda/gemm_mma.cu
   cuda/gemm_mma_blocks256.cu
   cuda/gemm_mma_blocks32.cu

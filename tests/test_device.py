@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import CASES, Golden, load_golden, run
+from tiny_decoder import Spec, make_model, write_model
 
 from trimtok_cpp import Model, Pruning, Result, UnsupportedError, _core
 from trimtok_cpp.images import load_image
@@ -394,3 +395,29 @@ def test_out_of_memory_on_cuda_names_it(llava15: Golden) -> None:
         core.logits(np.zeros((n, rows.shape[1]), np.float32), np.zeros(n, np.int32), 1)
     assert used(core) == before
     assert np.array_equal(core.logits(rows, positions, 1), expected)
+
+
+@on_devices("compute", ["int8"], ["int8"])
+def test_compute_is_the_devices_too(compute: str, device: str, tmp_path: Path) -> None:
+    path = write_model(
+        make_model(Spec(qtype="Q8_0", n_heads=6, n_kv_heads=1, n_embd=96)), tmp_path / "lm.gguf"
+    )
+    cpu, other, usual = (
+        _core.Model(path, device=name, compute=rounding)
+        for name, rounding in (("cpu", compute), (device, compute), (device, "f32"))
+    )
+    assert other.info()["compute"] == compute
+    rows = np.random.default_rng(7).standard_normal((40, 96), dtype=np.float32)
+    positions = np.arange(40, dtype=np.int32)
+    found = other.logits(rows, positions, 40)
+    check_equal(device, found, cpu.logits(rows, positions, 40))
+    assert not np.array_equal(found, usual.logits(rows, positions, 40))
+    # Few rows wait for memory on CUDA, and stay exact there.
+    few, few_usual = other.logits(rows[:3], positions[:3], 3), usual.logits(rows[:3], positions[:3], 3)
+    assert np.array_equal(few, few_usual) == (device == "cuda")
+
+
+@on_devices("compute", [], ["bf16"])
+def test_what_cuda_cannot_compute_is_refused(llava15: Golden, compute: str, device: str) -> None:
+    with pytest.raises(UnsupportedError, match=rf'"{compute}" has no CUDA kernels'):
+        _core.Model(llava15.lm, device=device, compute=compute)

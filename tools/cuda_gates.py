@@ -36,6 +36,9 @@ REQUIRED = [
     ("gemm_mma_kernel", "HMMA", 75),
     ("gemm_mma_kernel", "LDSM", 75),
     ("gemm_mma_kernel", "LDGSTS", 80),
+    ("gemm_int8_kernel", "IMMA", 75),
+    ("gemm_int8_kernel", "LDSM", 75),
+    ("gemm_int8_kernel", "LDGSTS", 80),
     ("attention_many_kernel", "HMMA", 75),
     ("attention_many_kernel", "LDSM", 75),
 ]
@@ -101,6 +104,12 @@ def dynamic_shared(name: str) -> int:
         dtype, feed, rows, columns, depth = numbers
         terms = 2 if dtype in (30, 39) else 1  # BF16, MXFP4
         return 2 * (depth + 8) * (3 * terms * rows + (3 if feed == 0 else 2) * columns)
+    if name.startswith("gemm_int8_kernel"):  # <dtype, TileShape<rows, columns, depth>>: Int8Layout
+        dtype, rows, columns, depth = numbers
+        groups = depth // 32 * (2 if dtype in (10, 11, 14) else 1)  # Q2_K, Q3_K, Q6_K
+        mins = groups if dtype in (3, 7, 10, 12, 13) else 0  # Q4_1, Q5_1, Q2_K, Q4_K, Q5_K
+        of_x = 2 * rows * (depth + 16) + 4 * rows * (depth // 32 + mins)
+        return 3 * of_x + 2 * (columns * (depth + 16) + 4 * columns * (groups + mins))
     if name.startswith("attention_many_kernel"):  # <head_dim, keys>
         return 2 * (64 + 2 * numbers[1]) * (numbers[0] + 8)
     if name.startswith("attention_few_kernel"):

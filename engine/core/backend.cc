@@ -73,10 +73,10 @@ std::unique_ptr<Backend> Backend::cpu(int32_t n_threads, ComputePolicy compute, 
       new Backend(cpu_table_for(compute), n_threads, nullptr, compute, n_threads_decode));
 }
 
-std::unique_ptr<Backend> Backend::cuda(int32_t n_threads, std::string& reason) {
+std::unique_ptr<Backend> Backend::cuda(int32_t n_threads, std::string& reason, ComputePolicy compute) {
   const std::shared_ptr<CudaMemory> memory = cuda_memory(reason);
   if (memory == nullptr) return nullptr;
-  std::unique_ptr<Backend> backend = over(cuda_table(nullptr), n_threads, memory);
+  std::unique_ptr<Backend> backend = over(cuda_table(nullptr), n_threads, memory, compute);
   backend->context_.stream = memory->stream();
   return backend;
 }

@@ -38,8 +38,10 @@ class Backend {
   // n_threads_decode: threads while an answer is written, which waits for memory; 0: n_threads.
   static std::unique_ptr<Backend> cpu(int32_t n_threads, ComputePolicy compute = ComputePolicy::kF32,
                                       int32_t n_threads_decode = 0);
-  // The first CUDA device. null, with the reason, when there is none that this build can use.
-  static std::unique_ptr<Backend> cuda(int32_t n_threads, std::string& reason);
+  // The first CUDA device. null, with the reason, when there is none that this build can use. compute:
+  // one that cuda_serves().
+  static std::unique_ptr<Backend> cuda(int32_t n_threads, std::string& reason,
+                                       ComputePolicy compute = ComputePolicy::kF32);
   // Any table over any memory; on a device the pool is for work of the host.
   static std::unique_ptr<Backend> over(const KernelTable* table, int32_t n_threads, MemoryPtr memory,
                                        ComputePolicy compute = ComputePolicy::kF32);
@@ -67,7 +69,8 @@ class Backend {
   ComputePolicy compute() const noexcept { return compute_; }
   // The rounding that matmul gives `rows` rows of x and weights of this dtype.
   Compute compute_for(Dtype weight, int64_t rows) const {
-    return cpu_compute(table_->isa, compute_, weight, rows);
+    const bool cuda = table_->isa == Isa::kCuda || table_->isa == Isa::kCudaHost;
+    return cuda ? cuda_compute(compute_, weight, rows) : cpu_compute(table_->isa, compute_, weight, rows);
   }
   std::string device() const { return memory_ == nullptr ? "cpu" : memory_->name(); }
   std::string device_name() const { return memory_ == nullptr ? "cpu" : memory_->description(); }

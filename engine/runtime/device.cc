@@ -22,14 +22,14 @@ DeviceChoice choose_device(const std::string& device, int32_t n_threads, int32_t
   }
   if (device == "cpu") return {Backend::cpu(n_threads_batch, compute, n_threads), ""};
   std::string reason;
-  std::unique_ptr<Backend> cuda = Backend::cuda(n_threads, reason);
+  std::unique_ptr<Backend> cuda = Backend::cuda(n_threads, reason, compute);
   if (cuda != nullptr && device == "auto" && cuda->ops().isa == Isa::kCudaHost) {
     cuda = nullptr;
     reason = "the CUDA kernels of this build run on the host, for tests";
   }
-  if (cuda != nullptr && compute != ComputePolicy::kAuto && compute != ComputePolicy::kF32) {
+  if (cuda != nullptr && !cuda_serves(compute)) {
     fail(ErrorCode::kUnsupported,
-         "[compute] \"%s\" is a choice of the CPU; use \"auto\" with CUDA, or device=\"cpu\"",
+         "[compute] \"%s\" has no CUDA kernels; use \"auto\" or \"int8\", or device=\"cpu\"",
          compute_policy_name(compute));
   }
   if (cuda != nullptr) return {std::move(cuda), ""};

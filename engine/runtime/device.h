@@ -16,8 +16,8 @@ struct DeviceChoice {
 
 // device: auto, cpu or cuda; for tests also "isolated" (engine/core/isolated.h), or "isolated:N" with N MiB.
 // n_threads: while answers are written, 0 is every CPU that this process may use; n_threads_batch: while
-// pictures and prompts are read, 0 is n_threads. compute: of the CPU, see Backend::cpu; CUDA has one
-// way to multiply and refuses others. Throws Error(kInvalidArgument) for other names, Error(kUnsupported)
+// pictures and prompts are read, 0 is n_threads. compute: see Backend::cpu and
+// Backend::cuda. Throws Error(kInvalidArgument) for other names, Error(kUnsupported)
 // with the reason when a device that was asked for cannot be had.
 DeviceChoice choose_device(const std::string& device, int32_t n_threads, int32_t n_threads_batch = 0,
                            ComputePolicy compute = ComputePolicy::kF32);

@@ -29,6 +29,9 @@ Compute automatic(Isa isa, Dtype weight, int64_t rows) {
   return is_block_format(weight) && (few || has_wide_int8(isa)) ? Compute::kInt8 : Compute::kF32;
 }
 
+// Up to here the CUDA table has matvec, which computes in f32 (kVecRows in kernels/cuda/matmul.cuh).
+constexpr int64_t kFewRowsOfCuda = 8;
+
 }  // namespace
 
 const char* compute_name(Compute compute) {
@@ -60,6 +63,15 @@ Compute cpu_compute(Isa isa, ComputePolicy policy, Dtype weight, int64_t rows) {
       return is_block_format(weight) ? Compute::kInt8 : Compute::kF32;
   }
   return Compute::kF32;
+}
+
+bool cuda_serves(ComputePolicy policy) {
+  return policy != ComputePolicy::kBf16;
+}
+
+Compute cuda_compute(ComputePolicy policy, Dtype weight, int64_t rows) {
+  const bool int8 = policy == ComputePolicy::kInt8 && is_block_format(weight) && rows > kFewRowsOfCuda;
+  return int8 ? Compute::kInt8 : Compute::kF32;
 }
 
 }  // namespace trimtok

@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kThreads) gather_blocks_kernel(GatherRowsArgs 
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       float q[8];
-      group.codes(j, q);
+      codes_of(group, j, q);
 #pragma unroll
       for (int e = 0; e < 8; ++e) out[32 * g + 8 * j + e] = group.value(j, q[e]) * a.scale;
     }

@@ -3,13 +3,14 @@
 //
 //   Group<dtype, aligned> group;
 //   group.load(row, g);              // raw words of elements [32 g, 32 g + 32), and their scales
-//   group.codes(j, q);               // elements 8 j ... 8 j + 7 of the group, j < 4, as exact small numbers
+//   codes_of(group, j, q);           // elements 8 j ... 8 j + 7 of the group, j < 4, as exact small numbers
+//   signed_codes(group, i);          // elements 4 i ... 4 i + 3, i < 8, the same numbers as four int8
 //   value = group.scale[s] * q + group.min[s], s = kScales == 1 ? 0 : j / 2
 //
-// load and codes are apart so that a kernel can have the next group's loads under way while it works. Every
-// product is exact in f32 and only the sum with min rounds, so values equal those of the reference bit for
-// bit. `aligned` is blocks_aligned() below: without it words are put together from whatever alignment there
-// is. Dense types (F32, F16, BF16) have no groups; see dense_value().
+// load and codes_of are apart so that a kernel can have the next group's loads under way while it works.
+// Every product is exact in f32 and only the sum with min rounds, so values equal those of the reference bit
+// for bit. `aligned` is blocks_aligned() below: without it words are put together from whatever alignment
+// there is. Dense types (F32, F16, BF16) have no groups; see dense_value().
 #pragma once
 
 #include <type_traits>
@@ -123,9 +124,9 @@ __device__ __forceinline__ void byte_codes(uint32_t first, uint32_t second, floa
   }
 }
 
-// Nibbles of elements 8 j ... of a 32-element block: words 2 (j % 2) and the next, low halves for j < 2.
-__device__ __forceinline__ uint32_t nibbles(const uint32_t (&w)[4], int j, int word) {
-  return (w[2 * (j & 1) + word] >> (4 * (j >> 1))) & 0x0f0f0f0fu;
+// Nibbles of elements 4 i ... of a 32-element block: low halves of the bytes for i < 4.
+__device__ __forceinline__ uint32_t nibbles(const uint32_t (&w)[4], int i) {
+  return (w[i & 3] >> (4 * (i >> 2))) & 0x0f0f0f0fu;
 }
 
 // Bits 0..3 of `bits` as bit 4 of four bytes.
@@ -168,11 +169,13 @@ __device__ __forceinline__ uint32_t look_up(uint32_t n) {
 template <Dtype kType, bool kAligned>
 struct Group;
 
-// What all groups have: scales, mins where the format has them, and the alignment of loads.
-template <Dtype kType, bool kAligned, int kScalesIn, bool kHasMinIn>
+// What all groups have: scales, mins where the format has them, and the alignment of loads. word(i) of a
+// group has elements 4 i ... 4 i + 3 as bytes, kOffset too large.
+template <Dtype kType, bool kAligned, int kScalesIn, bool kHasMinIn, int kOffsetIn>
 struct GroupBase {
   static constexpr int kScales = kScalesIn;
   static constexpr bool kHasMin = kHasMinIn;
+  static constexpr int kOffset = kOffsetIn;
   static constexpr int kAlign = kAligned ? natural_alignment(kType) : 1;
   static constexpr int kBytes = BlockBytes<kType>::value;
   float scale[kScales];
@@ -185,20 +188,18 @@ struct GroupBase {
 };
 
 template <bool kAligned>
-struct Group<Dtype::kQ4_0, kAligned> : GroupBase<Dtype::kQ4_0, kAligned, 1, false> {
+struct Group<Dtype::kQ4_0, kAligned> : GroupBase<Dtype::kQ4_0, kAligned, 1, false, 8> {
   uint32_t w[4];
   __device__ __forceinline__ void load(const uint8_t* row, int64_t g) {
     const uint8_t* b = row + g * this->kBytes;
     this->scale[0] = half_bits(load_u16<Group::kAlign>(b));
     load_words<Group::kAlign>(b + 2, w);
   }
-  __device__ __forceinline__ void codes(int j, float (&q)[8]) const {
-    byte_codes(nibbles(w, j, 0), nibbles(w, j, 1), 8.0f, q);
-  }
+  __device__ __forceinline__ uint32_t word(int i) const { return nibbles(w, i); }
 };
 
 template <bool kAligned>
-struct Group<Dtype::kQ4_1, kAligned> : GroupBase<Dtype::kQ4_1, kAligned, 1, true> {
+struct Group<Dtype::kQ4_1, kAligned> : GroupBase<Dtype::kQ4_1, kAligned, 1, true, 0> {
   uint32_t w[4];
   __device__ __forceinline__ void load(const uint8_t* row, int64_t g) {
     const uint8_t* b = row + g * this->kBytes;
@@ -206,13 +207,11 @@ struct Group<Dtype::kQ4_1, kAligned> : GroupBase<Dtype::kQ4_1, kAligned, 1, true
     this->min[0] = half_bits(load_u16<Group::kAlign>(b + 2));
     load_words<Group::kAlign>(b + 4, w);
   }
-  __device__ __forceinline__ void codes(int j, float (&q)[8]) const {
-    byte_codes(nibbles(w, j, 0), nibbles(w, j, 1), 0.0f, q);
-  }
+  __device__ __forceinline__ uint32_t word(int i) const { return nibbles(w, i); }
 };
 
 template <bool kAligned>
-struct Group<Dtype::kQ5_0, kAligned> : GroupBase<Dtype::kQ5_0, kAligned, 1, false> {
+struct Group<Dtype::kQ5_0, kAligned> : GroupBase<Dtype::kQ5_0, kAligned, 1, false, 16> {
   uint32_t w[4];
   uint32_t high[1];
   __device__ __forceinline__ void load(const uint8_t* row, int64_t g) {
@@ -221,14 +220,13 @@ struct Group<Dtype::kQ5_0, kAligned> : GroupBase<Dtype::kQ5_0, kAligned, 1, fals
     load_words<Group::kAlign>(b + 2, high);
     load_words<Group::kAlign>(b + 6, w);
   }
-  __device__ __forceinline__ void codes(int j, float (&q)[8]) const {
-    byte_codes(nibbles(w, j, 0) | fifth_bits(high[0] >> (8 * j)),
-               nibbles(w, j, 1) | fifth_bits(high[0] >> (8 * j + 4)), 16.0f, q);
+  __device__ __forceinline__ uint32_t word(int i) const {
+    return nibbles(w, i) | fifth_bits(high[0] >> (4 * i));
   }
 };
 
 template <bool kAligned>
-struct Group<Dtype::kQ5_1, kAligned> : GroupBase<Dtype::kQ5_1, kAligned, 1, true> {
+struct Group<Dtype::kQ5_1, kAligned> : GroupBase<Dtype::kQ5_1, kAligned, 1, true, 0> {
   uint32_t w[4];
   uint32_t high[1];
   __device__ __forceinline__ void load(const uint8_t* row, int64_t g) {
@@ -238,53 +236,46 @@ struct Group<Dtype::kQ5_1, kAligned> : GroupBase<Dtype::kQ5_1, kAligned, 1, true
     load_words<Group::kAlign>(b + 4, high);
     load_words<Group::kAlign>(b + 8, w);
   }
-  __device__ __forceinline__ void codes(int j, float (&q)[8]) const {
-    byte_codes(nibbles(w, j, 0) | fifth_bits(high[0] >> (8 * j)),
-               nibbles(w, j, 1) | fifth_bits(high[0] >> (8 * j + 4)), 0.0f, q);
+  __device__ __forceinline__ uint32_t word(int i) const {
+    return nibbles(w, i) | fifth_bits(high[0] >> (4 * i));
   }
 };
 
 template <bool kAligned>
-struct Group<Dtype::kQ8_0, kAligned> : GroupBase<Dtype::kQ8_0, kAligned, 1, false> {
+struct Group<Dtype::kQ8_0, kAligned> : GroupBase<Dtype::kQ8_0, kAligned, 1, false, 128> {
   uint32_t w[8];
   __device__ __forceinline__ void load(const uint8_t* row, int64_t g) {
     const uint8_t* b = row + g * this->kBytes;
     this->scale[0] = half_bits(load_u16<Group::kAlign>(b));
     load_words<Group::kAlign>(b + 2, w);
   }
-  __device__ __forceinline__ void codes(int j, float (&q)[8]) const {
-    byte_codes(w[2 * j] ^ 0x80808080u, w[2 * j + 1] ^ 0x80808080u, 128.0f, q);
-  }
+  __device__ __forceinline__ uint32_t word(int i) const { return w[i] ^ 0x80808080u; }
 };
 
 template <bool kAligned>
-struct Group<Dtype::kIQ4_NL, kAligned> : GroupBase<Dtype::kIQ4_NL, kAligned, 1, false> {
+struct Group<Dtype::kIQ4_NL, kAligned> : GroupBase<Dtype::kIQ4_NL, kAligned, 1, false, 128> {
   uint32_t w[4];
   __device__ __forceinline__ void load(const uint8_t* row, int64_t g) {
     const uint8_t* b = row + g * this->kBytes;
     this->scale[0] = half_bits(load_u16<Group::kAlign>(b));
     load_words<Group::kAlign>(b + 2, w);
   }
-  __device__ __forceinline__ void codes(int j, float (&q)[8]) const {
-    byte_codes(look_up<BookT16>(nibbles(w, j, 0)), look_up<BookT16>(nibbles(w, j, 1)), 128.0f, q);
-  }
+  __device__ __forceinline__ uint32_t word(int i) const { return look_up<BookT16>(nibbles(w, i)); }
 };
 
 template <bool kAligned>
-struct Group<Dtype::kMXFP4, kAligned> : GroupBase<Dtype::kMXFP4, kAligned, 1, false> {
+struct Group<Dtype::kMXFP4, kAligned> : GroupBase<Dtype::kMXFP4, kAligned, 1, false, 128> {
   uint32_t w[4];
   __device__ __forceinline__ void load(const uint8_t* row, int64_t g) {
     const uint8_t* b = row + g * this->kBytes;
     this->scale[0] = f32_from_e8m0_half(b[0]);
     load_words<Group::kAlign>(b + 1, w);
   }
-  __device__ __forceinline__ void codes(int j, float (&q)[8]) const {
-    byte_codes(look_up<BookT4>(nibbles(w, j, 0)), look_up<BookT4>(nibbles(w, j, 1)), 128.0f, q);
-  }
+  __device__ __forceinline__ uint32_t word(int i) const { return look_up<BookT4>(nibbles(w, i)); }
 };
 
 template <bool kAligned>
-struct Group<Dtype::kQ2_K, kAligned> : GroupBase<Dtype::kQ2_K, kAligned, 2, true> {
+struct Group<Dtype::kQ2_K, kAligned> : GroupBase<Dtype::kQ2_K, kAligned, 2, true, 0> {
   uint32_t w[8];
   int shift;
   __device__ __forceinline__ void load(const uint8_t* row, int64_t g) {
@@ -301,13 +292,13 @@ struct Group<Dtype::kQ2_K, kAligned> : GroupBase<Dtype::kQ2_K, kAligned, 2, true
     shift = 2 * (in & 3);
     load_words<Group::kAlign>(b + 16 + 32 * (in >> 2), w);
   }
-  __device__ __forceinline__ void codes(int j, float (&q)[8]) const {
-    byte_codes((w[2 * j] >> shift) & 0x03030303u, (w[2 * j + 1] >> shift) & 0x03030303u, 0.0f, q);
+  __device__ __forceinline__ uint32_t word(int i) const {
+    return (w[i] >> shift) & 0x03030303u;
   }
 };
 
 template <bool kAligned>
-struct Group<Dtype::kQ3_K, kAligned> : GroupBase<Dtype::kQ3_K, kAligned, 2, false> {
+struct Group<Dtype::kQ3_K, kAligned> : GroupBase<Dtype::kQ3_K, kAligned, 2, false, 4> {
   uint32_t w[8];
   uint32_t high[8];
   int in;
@@ -320,11 +311,8 @@ struct Group<Dtype::kQ3_K, kAligned> : GroupBase<Dtype::kQ3_K, kAligned, 2, fals
     load_words<Group::kAlign>(b, high);
     load_words<Group::kAlign>(b + 32 + 32 * (in >> 2), w);
   }
-  __device__ __forceinline__ uint32_t merged(int i) const {
+  __device__ __forceinline__ uint32_t word(int i) const {
     return ((w[i] >> (2 * (in & 3))) & 0x03030303u) | (((high[i] >> in) & 0x01010101u) << 2);
-  }
-  __device__ __forceinline__ void codes(int j, float (&q)[8]) const {
-    byte_codes(merged(2 * j), merged(2 * j + 1), 4.0f, q);
   }
 };
 
@@ -342,7 +330,7 @@ __device__ __forceinline__ void scale_min_k45(const uint32_t (&header)[4], int i
 }
 
 template <bool kAligned>
-struct Group<Dtype::kQ4_K, kAligned> : GroupBase<Dtype::kQ4_K, kAligned, 1, true> {
+struct Group<Dtype::kQ4_K, kAligned> : GroupBase<Dtype::kQ4_K, kAligned, 1, true, 0> {
   uint32_t w[8];
   int shift;
   __device__ __forceinline__ void load(const uint8_t* row, int64_t g) {
@@ -354,13 +342,11 @@ struct Group<Dtype::kQ4_K, kAligned> : GroupBase<Dtype::kQ4_K, kAligned, 1, true
     shift = 4 * (in & 1);
     load_words<Group::kAlign>(b + 16 + 32 * (in >> 1), w);
   }
-  __device__ __forceinline__ void codes(int j, float (&q)[8]) const {
-    byte_codes((w[2 * j] >> shift) & 0x0f0f0f0fu, (w[2 * j + 1] >> shift) & 0x0f0f0f0fu, 0.0f, q);
-  }
+  __device__ __forceinline__ uint32_t word(int i) const { return (w[i] >> shift) & 0x0f0f0f0fu; }
 };
 
 template <bool kAligned>
-struct Group<Dtype::kQ5_K, kAligned> : GroupBase<Dtype::kQ5_K, kAligned, 1, true> {
+struct Group<Dtype::kQ5_K, kAligned> : GroupBase<Dtype::kQ5_K, kAligned, 1, true, 0> {
   uint32_t w[8];
   uint32_t high[8];
   int in;
@@ -373,16 +359,13 @@ struct Group<Dtype::kQ5_K, kAligned> : GroupBase<Dtype::kQ5_K, kAligned, 1, true
     load_words<Group::kAlign>(b + 16, high);
     load_words<Group::kAlign>(b + 48 + 32 * (in >> 1), w);
   }
-  __device__ __forceinline__ uint32_t merged(int i) const {
+  __device__ __forceinline__ uint32_t word(int i) const {
     return ((w[i] >> (4 * (in & 1))) & 0x0f0f0f0fu) | (((high[i] >> in) & 0x01010101u) << 4);
-  }
-  __device__ __forceinline__ void codes(int j, float (&q)[8]) const {
-    byte_codes(merged(2 * j), merged(2 * j + 1), 0.0f, q);
   }
 };
 
 template <bool kAligned>
-struct Group<Dtype::kQ6_K, kAligned> : GroupBase<Dtype::kQ6_K, kAligned, 2, false> {
+struct Group<Dtype::kQ6_K, kAligned> : GroupBase<Dtype::kQ6_K, kAligned, 2, false, 32> {
   uint32_t w[8];
   uint32_t high[8];
   int in;
@@ -397,17 +380,14 @@ struct Group<Dtype::kQ6_K, kAligned> : GroupBase<Dtype::kQ6_K, kAligned, 2, fals
     load_words<Group::kAlign>(b + 64 * (in >> 2) + 32 * (in & 1), w);
     load_words<Group::kAlign>(b + 128 + 32 * (in >> 2), high);
   }
-  __device__ __forceinline__ uint32_t merged(int i) const {
+  __device__ __forceinline__ uint32_t word(int i) const {
     return ((w[i] >> (4 * ((in >> 1) & 1))) & 0x0f0f0f0fu) |
            (((high[i] >> (2 * (in & 3))) & 0x03030303u) << 4);
-  }
-  __device__ __forceinline__ void codes(int j, float (&q)[8]) const {
-    byte_codes(merged(2 * j), merged(2 * j + 1), 32.0f, q);
   }
 };
 
 template <bool kAligned>
-struct Group<Dtype::kIQ4_XS, kAligned> : GroupBase<Dtype::kIQ4_XS, kAligned, 1, false> {
+struct Group<Dtype::kIQ4_XS, kAligned> : GroupBase<Dtype::kIQ4_XS, kAligned, 1, false, 128> {
   uint32_t w[4];
   __device__ __forceinline__ void load(const uint8_t* row, int64_t g) {
     const uint8_t* b = row + (g >> 3) * this->kBytes;
@@ -417,10 +397,25 @@ struct Group<Dtype::kIQ4_XS, kAligned> : GroupBase<Dtype::kIQ4_XS, kAligned, 1, 
     this->scale[0] = half_bits(load_u16<Group::kAlign>(b)) * static_cast<float>(scale6);
     load_words<Group::kAlign>(b + 8 + 16 * in, w);
   }
-  __device__ __forceinline__ void codes(int j, float (&q)[8]) const {
-    byte_codes(look_up<BookT16>(nibbles(w, j, 0)), look_up<BookT16>(nibbles(w, j, 1)), 128.0f, q);
-  }
+  __device__ __forceinline__ uint32_t word(int i) const { return look_up<BookT16>(nibbles(w, i)); }
 };
+
+template <typename G>
+__device__ __forceinline__ void codes_of(const G& group, int j, float (&q)[8]) {
+  byte_codes(group.word(2 * j), group.word(2 * j + 1), static_cast<float>(G::kOffset), q);
+}
+
+template <typename G>
+__device__ __forceinline__ uint32_t signed_codes(const G& group, int i) {
+  const uint32_t bytes = group.word(i);
+  if constexpr (G::kOffset == 0) {
+    return bytes;
+  } else if constexpr (G::kOffset == 128) {
+    return bytes ^ 0x80808080u;
+  } else {  // bytes below 128: with the sign bit set, no byte borrows from the next
+    return ((bytes | 0x80808080u) - 0x01010101u * static_cast<uint32_t>(G::kOffset)) ^ 0x80808080u;
+  }
+}
 
 // The block formats, for switches that instantiate a kernel per format.
 #define TT_CUDA_BLOCK_TYPES(X) \

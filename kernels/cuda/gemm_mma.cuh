@@ -13,13 +13,9 @@
 // two buffers. One barrier per K-slice. Per slice of K: BM + BN rows from L2, 2 BM BN FLOPs a column.
 #pragma once
 
-#include "kernels/cuda/matmul.cuh"
+#include "kernels/cuda/gemm_tile.cuh"
 
 namespace trimtok::cuda {
-
-constexpr int kGemmThreads = 128;
-constexpr int kStages = 3;
-constexpr int64_t kPadK = 64;  // the longest K-slice
 
 // The prepared x.
 struct GemmX {
@@ -28,18 +24,11 @@ struct GemmX {
   int64_t padded;       // Kp
 };
 
-template <int kRows, int kCols, int kDepth>
-struct TileShape {
-  static constexpr int kM = kRows;
-  static constexpr int kN = kCols;
-  static constexpr int kK = kDepth;
-  static constexpr int kWarpM = kRows / 2;  // of a warp: two by two warps
-  static constexpr int kWarpN = kCols / 2;
-  static constexpr int kStride =
-      kDepth + 8;  // elements between rows in shared memory: ldmatrix without conflicts
-};
 using LargeTile = TileShape<128, 128, 32>;
-using SmallTile = TileShape<64, 64, 64>;  // where large ones would leave multiprocessors idle
+
+// Elements between rows in shared memory: ldmatrix meets no bank twice.
+template <typename Tile>
+constexpr int kStride = Tile::kK + 8;
 
 enum class Feed { kDirect, kElements, kGroups };  // cp.async; dense rows of any alignment; block formats
 
@@ -95,7 +84,7 @@ struct Raw {  // kGroups
   __device__ __forceinline__ uint4 eight(int j) const {
     using Input = typename InputOf<kType>::Type;
     float q[8];
-    group.codes(j, q);
+    codes_of(group, j, q);
 #pragma unroll
     for (int e = 0; e < 8; ++e) q[e] = group.value(j, q[e]);
     return make_uint4(Input::pack(q[0], q[1]), Input::pack(q[2], q[3]), Input::pack(q[4], q[5]),
@@ -128,16 +117,16 @@ __device__ __forceinline__ void multiply_slice(const uint16_t* sa, const uint16_
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   // The rows that this lane names to ldmatrix: see its fragment layouts.
-  const uint16_t* a = sa + ((warp / 2) * Tile::kWarpM + lane % 16) * Tile::kStride + lane / 16 * 8;
+  const uint16_t* a = sa + ((warp / 2) * Tile::kWarpM + lane % 16) * kStride<Tile> + lane / 16 * 8;
   const uint16_t* b =
-      sb + ((warp % 2) * Tile::kWarpN + lane % 8 + lane / 16 * 8) * Tile::kStride + lane / 8 % 2 * 8;
+      sb + ((warp % 2) * Tile::kWarpN + lane % 8 + lane / 16 * 8) * kStride<Tile> + lane / 8 % 2 * 8;
 #pragma unroll
   for (int k = 0; k < Tile::kK; k += 16) {
     uint32_t fb[Tile::kWarpN / 8][2];
 #pragma unroll
     for (int n = 0; n < Tile::kWarpN / 16; ++n) {
       uint32_t r[4];
-      gpu::ldmatrix_x4(r, b + n * 16 * Tile::kStride + k);
+      gpu::ldmatrix_x4(r, b + n * 16 * kStride<Tile> + k);
       fb[2 * n][0] = r[0];
       fb[2 * n][1] = r[1];
       fb[2 * n + 1][0] = r[2];
@@ -148,7 +137,7 @@ __device__ __forceinline__ void multiply_slice(const uint16_t* sa, const uint16_
 #pragma unroll
       for (int m = 0; m < Tile::kWarpM / 16; ++m) {
         uint32_t fa[4];
-        gpu::ldmatrix_x4(fa, a + (term * Tile::kM + m * 16) * Tile::kStride + k);
+        gpu::ldmatrix_x4(fa, a + (term * Tile::kM + m * 16) * kStride<Tile> + k);
 #pragma unroll
         for (int n = 0; n < Tile::kWarpN / 8; ++n) Input::multiply(acc[m][n], fa, fb[n]);
       }
@@ -159,15 +148,15 @@ __device__ __forceinline__ void multiply_slice(const uint16_t* sa, const uint16_
 template <typename Tile, typename Input, Feed kFeed>
 constexpr size_t gemm_shared() {
   constexpr size_t kB = kFeed == Feed::kDirect ? kStages : 2;
-  return sizeof(uint16_t) * Tile::kStride * (kStages * Input::kTerms * Tile::kM + kB * Tile::kN);
+  return sizeof(uint16_t) * kStride<Tile> * (kStages * Input::kTerms * Tile::kM + kB * Tile::kN);
 }
 
 // Two blocks a multiprocessor: without that wish ptxas stops at 96 registers for sm_75 and spills Q2_K.
 template <Dtype kType, Feed kFeed, typename Tile>
 __global__ void __launch_bounds__(kGemmThreads, 2) gemm_mma_kernel(MatmulArgs a, GemmX x) {
   using Input = typename InputOf<kType>::Type;
-  constexpr int kStageA = Input::kTerms * Tile::kM * Tile::kStride;
-  constexpr int kStageB = Tile::kN * Tile::kStride;
+  constexpr int kStageA = Input::kTerms * Tile::kM * kStride<Tile>;
+  constexpr int kStageB = Tile::kN * kStride<Tile>;
   constexpr int kChunks = Tile::kK / 8;  // of 16 bytes in a row of a slice
   GPU_DYN_SHARED(uint16_t, shared);
   uint16_t* sa = shared;
@@ -187,7 +176,7 @@ __global__ void __launch_bounds__(kGemmThreads, 2) gemm_mma_kernel(MatmulArgs a,
       const bool there = t < a.x.rows;
       const auto* from = static_cast<const uint16_t*>(x.terms) +
                          (row / Tile::kM * a.x.rows + (there ? t : 0)) * x.padded + k0 + c;
-      gpu::cp_async16(sa + stage * kStageA + row * Tile::kStride + c, from, there);
+      gpu::cp_async16(sa + stage * kStageA + row * kStride<Tile> + c, from, there);
     }
     if constexpr (kFeed == Feed::kDirect) {
       for (int i = tid; i < Tile::kN * kChunks; i += kGemmThreads) {
@@ -195,7 +184,7 @@ __global__ void __launch_bounds__(kGemmThreads, 2) gemm_mma_kernel(MatmulArgs a,
         const int c = i % kChunks * 8;
         const bool there = n0 + row < a.w.rows && k0 + c < a.w.cols;
         const auto* from = row_of<uint16_t>(a.w, there ? n0 + row : 0) + (there ? k0 + c : 0);
-        gpu::cp_async16(sb + stage * kStageB + row * Tile::kStride + c, from, there);
+        gpu::cp_async16(sb + stage * kStageB + row * kStride<Tile> + c, from, there);
       }
     }
   };
@@ -208,7 +197,7 @@ __global__ void __launch_bounds__(kGemmThreads, 2) gemm_mma_kernel(MatmulArgs a,
   [[maybe_unused]] Raw<kType, kFeed> raw;
   [[maybe_unused]] const auto put_raw = [&](int buffer) {
     if constexpr (kFeed != Feed::kDirect) {
-      uint16_t* to = sb + buffer * kStageB + my_row * Tile::kStride + my_k;
+      uint16_t* to = sb + buffer * kStageB + my_row * kStride<Tile> + my_k;
 #pragma unroll
       for (int j = 0; j < 4; ++j) *reinterpret_cast<uint4*>(to + 8 * j) = raw.eight(j);
     }
@@ -237,48 +226,18 @@ __global__ void __launch_bounds__(kGemmThreads, 2) gemm_mma_kernel(MatmulArgs a,
     if (more) put_raw((slice + 1) % 2);
   }
 
-  const int lane = tid % kWarp;
-  const int64_t t0 = m0 + tid / kWarp / 2 * Tile::kWarpM + lane / 4;
-  const int64_t c0 = n0 + tid / kWarp % 2 * Tile::kWarpN + lane % 4 * 2;
-#pragma unroll
-  for (int m = 0; m < Tile::kWarpM / 16; ++m) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int64_t t = t0 + m * 16 + half * 8;
-      if (t >= a.out.rows) continue;
-      const float scale = x.scales[t];
-#pragma unroll
-      for (int n = 0; n < Tile::kWarpN / 8; ++n) {
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          const int64_t c = c0 + n * 8 + e;
-          if (c < a.out.cols) finish_output(a, t, c, acc[m][n][2 * half + e] * scale);
-        }
-      }
-    }
-  }
-}
-
-template <Dtype kType, Feed kFeed, typename Tile>
-Status launch_gemm(const ExecContext& ctx, const MatmulArgs& a, const GemmX& x) {
-  const int64_t tiles_m = gpu::ceil_div(a.out.rows, Tile::kM);
-  const int64_t tiles_n = gpu::ceil_div(a.out.cols, Tile::kN);
-  if (tiles_m > 0x7fffffff || tiles_n > 65535) {
-    return gpu::fail(Status::kUnsupported, "matmul: more rows or outputs than one launch holds");
-  }
-  // Neighbouring blocks share weights, which come from DRAM; x stays in L2.
-  const dim3 grid(static_cast<unsigned>(tiles_m), static_cast<unsigned>(tiles_n));
-  return gpu::launch(gemm_mma_kernel<kType, kFeed, Tile>, grid, dim3(kGemmThreads),
-                     gemm_shared<Tile, typename InputOf<kType>::Type, kFeed>(), ctx.stream, a, x);
+  finish_tile<Tile>(a, m0, n0, acc, [&](int64_t t) { return x.scales[t]; });
 }
 
 template <Dtype kType, Feed kFeed>
 Status run_gemm(const ExecContext& ctx, const MatmulArgs& a, const GemmX& x) {
-  const int64_t large_tiles =
-      gpu::ceil_div(a.out.rows, LargeTile::kM) * gpu::ceil_div(a.out.cols, LargeTile::kN);
-  const bool large = a.out.rows > SmallTile::kM && large_tiles >= 96;
-  return large ? launch_gemm<kType, kFeed, LargeTile>(ctx, a, x)
-               : launch_gemm<kType, kFeed, SmallTile>(ctx, a, x);
+  using Input = typename InputOf<kType>::Type;
+  if (a.out.rows > SmallTile::kM && fills_device<LargeTile>(a)) {
+    return launch_tiles<LargeTile>(gemm_mma_kernel<kType, kFeed, LargeTile>,
+                                   gemm_shared<LargeTile, Input, kFeed>(), ctx, a, x);
+  }
+  return launch_tiles<SmallTile>(gemm_mma_kernel<kType, kFeed, SmallTile>,
+                                 gemm_shared<SmallTile, Input, kFeed>(), ctx, a, x);
 }
 
 // One translation unit each, to keep compile times apart. kUnsupported for a type of another one.

@@ -108,6 +108,22 @@ __device__ __forceinline__ void mma_s8(int32_t (&d)[4], const uint32_t (&a)[4], 
 #endif
 }
 
+// The same with half of the depth: a 16 x 16 as two words, b 16 x 8 as one, layout of mma.m16n8k16.
+__device__ __forceinline__ void mma_s8_k16(int32_t (&d)[4], uint32_t a0, uint32_t a1, uint32_t b) {
+#if GPU_ARCH >= 800
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3},{%4,%5},{%6},{%0,%1,%2,%3};\n"
+               : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+               : "r"(a0), "r"(a1), "r"(b));
+#else
+  asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0,%1},{%2},{%3},{%0,%1};\n"
+               : "+r"(d[0]), "+r"(d[1])
+               : "r"(a0), "r"(b));
+  asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0,%1},{%2},{%3},{%0,%1};\n"
+               : "+r"(d[2]), "+r"(d[3])
+               : "r"(a1), "r"(b));
+#endif
+}
+
 // Four 8 x 8 matrices of 16-bit elements from shared memory: lane i names row i % 8 of matrix i / 8 (16
 // bytes, aligned). _trans: each matrix transposed.
 __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const void* row) {

@@ -39,6 +39,10 @@ inline void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[
 inline void mma_s8(int32_t (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], CUDA_HOST_WHERE) {
   cuda_host::mma(cuda_host::MmaKind::s8, d, a, b, file, line);
 }
+inline void mma_s8_k16(int32_t (&d)[4], uint32_t a0, uint32_t a1, uint32_t b, CUDA_HOST_WHERE) {
+  const uint32_t a[2] = {a0, a1};
+  cuda_host::mma(cuda_host::MmaKind::s8_k16, d, a, &b, file, line);
+}
 inline void ldmatrix_x4(uint32_t (&r)[4], const void* row, CUDA_HOST_WHERE) {
   cuda_host::ldmatrix<4, false>(r, row, file, line);
 }

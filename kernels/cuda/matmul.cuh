@@ -5,6 +5,8 @@
 //   w F32                                        gemm_f32      f32 FMA, tiles in shared memory
 //   w BF16 or MXFP4                              gemm_mma      bf16 tensor cores, x as the sum of two bf16
 //   every other w                                gemm_mma      f16 tensor cores, x scaled by row, then f16
+// Compute::kInt8 (block formats only): gemm_int8, x as two int8 digits on int8 tensor cores; for few rows and
+// unaligned blocks matvec on the rounded x.
 // Where tensor cores do not take bf16 (sm_75), BF16 goes to gemm_f32 and MXFP4 to matvec: slower, more exact.
 #pragma once
 
@@ -18,6 +20,7 @@ constexpr int64_t kVecRows = 8;
 Status matvec(const ExecContext& ctx, const MatmulArgs& a);
 Status matvec_dense(const ExecContext& ctx, const MatmulArgs& a);
 Status gemm_f32(const ExecContext& ctx, const MatmulArgs& a);
+Status gemm_int8(const ExecContext& ctx, const MatmulArgs& a);
 Status gemm_mma(const ExecContext& ctx, const MatmulArgs& a);
 
 // out[t][n] from x[t] . w[n]: bias, activation, residual.

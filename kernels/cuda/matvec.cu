@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(kVecThreads, 2) matvec_kernel(MatmulArgs a, Ve
 #pragma unroll
         for (int i = 0; i < kVecOutputs; ++i) {
           float q[8];
-          group[i].codes(j, q);
+          codes_of(group[i], j, q);
 #pragma unroll
           for (int c = 0; c < kCols; ++c) {
 #pragma unroll

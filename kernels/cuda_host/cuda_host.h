@@ -62,7 +62,7 @@ unsigned ballot(unsigned mask, bool predicate, const char* what, const char* fil
 enum class Reduction { add, max, min };
 int64_t reduce(unsigned mask, int64_t value, Reduction kind, const char* file, int line);
 void gather_rows(const void* mine, const void** of_all_lanes, const char* file, int line);
-enum class MmaKind { f16, bf16, tf32, s8 };
+enum class MmaKind { f16, bf16, tf32, s8, s8_k16 };
 void mma(MmaKind kind, void* d, const uint32_t* a, const uint32_t* b, const char* file, int line);
 
 // --- asynchronous copies: in the header, because sanitizers must see these accesses ---

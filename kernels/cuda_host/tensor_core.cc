@@ -137,16 +137,17 @@ void multiply_floats(MmaKind kind, const MmaLane* const* lanes) {
   }
 }
 
-void multiply_bytes(const MmaLane* const* lanes) {
+// As in multiply_floats, four elements a register; at half of the depth the second registers are missing.
+void multiply_bytes(int depth, const MmaLane* const* lanes) {
   int32_t a[16][32];
   int32_t b[8][32];
   for (int lane = 0; lane < kWarpSize; ++lane) {
     const int g = lane >> 2;
     const int t = (lane & 3) * 4;
-    for (int r = 0; r < 4; ++r) {
+    for (int r = 0; r < depth / 8; ++r) {
       for (int i = 0; i < 4; ++i) {
         a[g + 8 * (r & 1)][t + i + 16 * (r >> 1)] = static_cast<int8_t>(lanes[lane]->a[r] >> (8 * i));
-        if (r < 2) b[g][t + i + 16 * r] = static_cast<int8_t>(lanes[lane]->b[r] >> (8 * i));
+        if (r < depth / 16) b[g][t + i + 16 * r] = static_cast<int8_t>(lanes[lane]->b[r] >> (8 * i));
       }
     }
   }
@@ -156,7 +157,7 @@ void multiply_bytes(const MmaLane* const* lanes) {
       const int row = (lane >> 2) + 8 * (r >> 1);
       const int column = (lane & 3) * 2 + (r & 1);
       auto sum = static_cast<uint32_t>(d[r]);
-      for (int k = 0; k < 32; ++k) sum += static_cast<uint32_t>(a[row][k] * b[column][k]);
+      for (int k = 0; k < depth; ++k) sum += static_cast<uint32_t>(a[row][k] * b[column][k]);
       d[r] = static_cast<int32_t>(sum);
     }
   }
@@ -165,8 +166,8 @@ void multiply_bytes(const MmaLane* const* lanes) {
 }  // namespace
 
 void multiply(MmaKind kind, const MmaLane* const* lanes) {
-  if (kind == MmaKind::s8) {
-    multiply_bytes(lanes);
+  if (kind == MmaKind::s8 || kind == MmaKind::s8_k16) {
+    multiply_bytes(kind == MmaKind::s8 ? 32 : 16, lanes);
   } else {
     multiply_floats(kind, lanes);
   }

@@ -126,7 +126,7 @@ py::dict model_info(Model& model) {
   out["gpu_layers"] = model.gpu_layers();
   out["isa"] = isa_name(model.backend().ops().isa);
   out["compute"] = compute_policy_name(model.backend().compute());
-  // A device has one way to multiply, see docs/cuda.md.
+  // What a device multiplies with depends on more than the weight: docs/cuda.md.
   out["compute_by_weight"] = model.backend().on_host() ? compute_dict(model) : py::dict();
   out["weights"] = model.mover().state();
   out["weights_note"] = model.mover().note();

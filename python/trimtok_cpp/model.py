@@ -82,6 +82,7 @@ class Model:
         compute: what products of weights and activations are rounded to: "f32" not at all, "bf16", "int8"
         (activations only, against weights stored in blocks of up to 8 bits), or "auto", the quickest for each
         type of weight; info()["compute_by_weight"] tells its choice, docs/performance.md its price.
+        With CUDA "auto" and "f32" are both its f16 tensor cores (docs/cuda.md), and "bf16" is refused.
         seed: for every generation that names none; None draws a new one each time (Result.seed tells it).
         image_cache_mb: MiB of encoded pictures to remember, so that a picture that comes again (the next turn
         of a chat) is not encoded again; 0 remembers none.
@@ -383,8 +384,8 @@ class Model:
         """What was loaded: architecture, sizes, files, device, chat template, warnings of the loader.
 
         compute_by_weight: for every type of weight, what its products are rounded to with few rows of
-        activations (answers being written) and with many (prompts and pictures); empty on a device, which has
-        one way to multiply (docs/cuda.md).
+        activations (answers being written) and with many (prompts and pictures); empty on a device
+        (docs/cuda.md tells).
         decode_steps: steps of answers so far, "replayed" as recorded graphs of a device or "op_by_op", and
         graphs "recorded".
         """

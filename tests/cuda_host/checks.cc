@@ -97,8 +97,12 @@ struct MmaCase {
   Layout a_lane, a_value, b_lane, b_value;
 };
 
+bool is_s8(features::Mma kind) {
+  return kind == features::Mma::kS8 || kind == features::Mma::kS8K16;
+}
+
 uint32_t encode(features::Mma kind, int value) {
-  if (kind == features::Mma::kS8) return static_cast<uint8_t>(value);
+  if (is_s8(kind)) return static_cast<uint8_t>(value);
   const auto f = static_cast<float>(value);
   if (kind == features::Mma::kF16) return f16_from_f32(f);
   if (kind == features::Mma::kBf16) return bf16_from_f32(f);
@@ -118,7 +122,7 @@ void check_mma(const MmaCase& c) {
     std::vector<uint32_t> out(static_cast<size_t>(32 * words), 0);
     const int bits = 32 / c.per_word;
     for (int lane = 0; lane < 32; ++lane) {
-      for (int v = 0; v < words * c.per_word; ++v) {
+      for (int v = 0; v < static_cast<int>(m.size()) / 32; ++v) {
         const int at = lane_map.offset(lane) + value_map.offset(v);
         out[static_cast<size_t>(lane * words + v / c.per_word)] |= encode(c.kind, m[static_cast<size_t>(at)])
                                                                    << (v % c.per_word * bits);
@@ -143,8 +147,7 @@ void check_mma(const MmaCase& c) {
         want += a[static_cast<size_t>(at % 16 + 16 * k)] * b[static_cast<size_t>(at / 16 + 8 * k)];
       }
       const uint32_t word = d[static_cast<size_t>(lane * 4 + v)];
-      const int got =
-          c.kind == features::Mma::kS8 ? static_cast<int>(word) : static_cast<int>(f32_from_bits(word));
+      const int got = is_s8(c.kind) ? static_cast<int>(word) : static_cast<int>(f32_from_bits(word));
       good &= got == want;
     }
   }
@@ -187,6 +190,14 @@ void check_tensor_cores(bool bf16) {
        {{4, 2, 2}, {16, 8, 256}},
        {{4, 8}, {32, 1}},
        {{4, 2}, {8, 128}}},
+      {"mma s8, half as deep",
+       features::Mma::kS8K16,
+       16,
+       4,
+       {{4, 8}, {64, 1}},
+       {{4, 2}, {16, 8}},
+       {{4, 8}, {32, 1}},
+       {{4}, {8}}},
   };
   for (const MmaCase& c : cases) {
     const bool newer = c.kind == features::Mma::kBf16 || c.kind == features::Mma::kTf32;

@@ -65,10 +65,11 @@ __global__ void mma_kernel(Mma kind, const uint32_t* a, const uint32_t* b, uint3
   uint32_t fb[2];
   for (int i = 0; i < 4; ++i) fa[i] = a[lane * 4 + i];
   for (int i = 0; i < 2; ++i) fb[i] = b[lane * 2 + i];
-  if (kind == Mma::kS8) {
+  if (kind == Mma::kS8 || kind == Mma::kS8K16) {
     int32_t sums[4];
     for (int i = 0; i < 4; ++i) sums[i] = static_cast<int32_t>(d[lane * 4 + i]);
-    gpu::mma_s8(sums, fa, fb);
+    if (kind == Mma::kS8) gpu::mma_s8(sums, fa, fb);
+    if (kind == Mma::kS8K16) gpu::mma_s8_k16(sums, fa[0], fa[1], fb[0]);
     for (int i = 0; i < 4; ++i) d[lane * 4 + i] = static_cast<uint32_t>(sums[i]);
     return;
   }

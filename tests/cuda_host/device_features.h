@@ -23,7 +23,8 @@ Status unwritten_shared(float* out, void* stream);  // 64 numbers, all but the f
 Status integer_dots(int32_t* out, void* stream);    // 3 numbers
 
 // One mma of a warp: fragments as 4 + 2 words a lane, result as 4 words a lane, accumulated on what is there.
-enum class Mma : int32_t { kF16, kBf16, kTf32, kS8 };
+// kS8K16 uses the first 2 + 1.
+enum class Mma : int32_t { kF16, kBf16, kTf32, kS8, kS8K16 };
 Status mma(Mma kind, const uint32_t* a, const uint32_t* b, uint32_t* d, void* stream);
 
 // Four 8 x 8 matrices of 16-bit words that lie one behind the other, through ldmatrix; 4 words a lane.

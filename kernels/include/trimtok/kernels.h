@@ -79,6 +79,10 @@ enum class ComputePolicy : int32_t { kAuto, kF32, kBf16, kInt8 };
 Compute cpu_compute(Isa isa, ComputePolicy policy, Dtype weight, int64_t rows);
 // Whether the table of `isa` has bodies for a policy at all.
 bool cpu_serves(Isa isa, ComputePolicy policy);
+// The same of the CUDA table. kAuto and kF32 are its usual way (cuda/matmul.cuh); kInt8 leaves few rows in
+// f32.
+Compute cuda_compute(ComputePolicy policy, Dtype weight, int64_t rows);
+bool cuda_serves(ComputePolicy policy);
 
 // nullptr when this build or this machine (CPUID and operating system state) cannot run `isa`. The first call
 // asks Linux to let this process use AMX tiles, where there are any.
