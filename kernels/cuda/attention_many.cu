@@ -25,13 +25,6 @@ struct Eights {
   bool v;
 };
 
-__device__ __forceinline__ uint32_t pack_f16(float low, float high) {
-  const __half2 h = __floats2half2_rn(low, high);
-  uint32_t bits;
-  memcpy(&bits, &h, sizeof(bits));
-  return bits;
-}
-
 __device__ __forceinline__ void store_eight(uint16_t* to, const float (&v)[8]) {
   *reinterpret_cast<uint4*>(to) =
       make_uint4(pack_f16(v[0], v[1]), pack_f16(v[2], v[3]), pack_f16(v[4], v[5]), pack_f16(v[6], v[7]));

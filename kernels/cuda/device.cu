@@ -51,9 +51,6 @@ const Device& device() {
   const bool known = d.sm != 0;
 #endif
   if (!known) {
-    d.multiprocessors = attribute(cudaDevAttrMultiProcessorCount, current);
-    d.shared_per_block = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, current);
-    d.l2_bytes = attribute(cudaDevAttrL2CacheSize, current);
     d.sm = 10 * attribute(cudaDevAttrComputeCapabilityMajor, current) +
            attribute(cudaDevAttrComputeCapabilityMinor, current);
   }

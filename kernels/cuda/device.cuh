@@ -66,6 +66,14 @@ inline bool in_packs(const float* vector) {  // null: nothing will be read
   return reinterpret_cast<uintptr_t>(vector) % 16 == 0;
 }
 
+// Two floats as the f16 of an mma's fragment, the first in the low half.
+__device__ __forceinline__ uint32_t pack_f16(float low, float high) {
+  const __half2 h = __floats2half2_rn(low, high);
+  uint32_t bits;
+  memcpy(&bits, &h, sizeof(bits));
+  return bits;
+}
+
 // ---- Reductions. Every thread gets the result; the order of the sum is fixed. ----
 
 __device__ __forceinline__ float warp_sum(float v) {

@@ -35,12 +35,7 @@ enum class Feed { kDirect, kElements, kGroups };  // cp.async; dense rows of any
 // What an input type is called and how it multiplies.
 struct F16Input {
   static constexpr int kTerms = 1;
-  static __device__ __forceinline__ uint32_t pack(float low, float high) {
-    const __half2 h = __floats2half2_rn(low, high);
-    uint32_t bits;
-    memcpy(&bits, &h, sizeof(bits));
-    return bits;
-  }
+  static __device__ __forceinline__ uint32_t pack(float low, float high) { return pack_f16(low, high); }
   static __device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[4],
                                                   const uint32_t (&b)[2]) {
     gpu::mma_f16(d, a, b);

@@ -3,8 +3,9 @@
 //
 // Rules that keep both true:
 //  - shared memory by GPU_SHARED and GPU_DYN_SHARED, launches by gpu::launch, inline PTX only in this file;
-//  - sm_80-class instructions (mma.sync, ldmatrix, cp.async); what sm_75 lacks falls back here or is guarded
-//    by gpu::has_*(); no cooperative groups, no __activemask, no waiting for another block;
+//  - sm_80-class instructions (mma.sync, ldmatrix, cp.async); what sm_75 lacks falls back here or is kept
+//  from
+//    it by launch code (device().sm); no cooperative groups, no __activemask, no waiting for another block;
 //  - results must not depend on the order in which threads and blocks run: no float atomics.
 #pragma once
 
@@ -23,9 +24,6 @@ namespace trimtok::cuda::gpu {
 // What launch code asks about the current device; cached.
 struct Device {
   int32_t sm = 0;  // 75, 80, 86, ...
-  int32_t multiprocessors = 0;
-  int32_t shared_per_block = 0;  // the most dynamic + static shared memory that a block may opt in to
-  int32_t l2_bytes = 0;
 };
 const Device& device();
 

@@ -35,11 +35,6 @@ Status launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared, v
   return check(cudaGetLastError());
 }
 
-// Constant in every compiled architecture, so that the other branch disappears.
-__device__ __forceinline__ constexpr bool has_bf16_mma() {  // mma_bf16, mma_tf32: sm_80 and later
-  return GPU_ARCH >= 800;
-}
-
 __device__ __forceinline__ uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
@@ -63,7 +58,7 @@ __device__ __forceinline__ void mma_f16(float (&d)[4], const uint32_t (&a)[4], c
 #endif
 }
 
-// The same with bf16 inputs; only where has_bf16_mma().
+// The same with bf16 inputs; only from sm_80 on.
 __device__ __forceinline__ void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
 #if GPU_ARCH >= 800
   asm volatile(
@@ -77,7 +72,7 @@ __device__ __forceinline__ void mma_bf16(float (&d)[4], const uint32_t (&a)[4], 
 }
 
 // d += a . b: a 16 x 8, b 8 x 8 in tf32 (f32 words of which the upper 19 bits count), layout of mma.m16n8k8;
-// only where has_bf16_mma().
+// only from sm_80 on.
 __device__ __forceinline__ void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
 #if GPU_ARCH >= 800
   asm volatile(
@@ -154,16 +149,6 @@ __device__ __forceinline__ void cp_async16(void* dst, const void* src, bool vali
                : "memory");
 #else
   *static_cast<uint4*>(dst) = valid ? *static_cast<const uint4*>(src) : make_uint4(0, 0, 0, 0);
-#endif
-}
-// The same for 4 bytes, aligned to 4.
-__device__ __forceinline__ void cp_async4(void* dst, const void* src, bool valid) {
-#if GPU_ARCH >= 800
-  asm volatile("cp.async.ca.shared.global [%0],[%1],4,%2;\n" ::"r"(shared_address(dst)), "l"(src),
-               "r"(valid ? 4 : 0)
-               : "memory");
-#else
-  *static_cast<uint32_t*>(dst) = valid ? *static_cast<const uint32_t*>(src) : 0u;
 #endif
 }
 __device__ __forceinline__ void cp_async_commit() {

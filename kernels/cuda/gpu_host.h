@@ -23,10 +23,6 @@ Status launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared, v
   return Status::kOk;
 }
 
-inline bool has_bf16_mma() {
-  return cuda_host::options().sm >= 80;
-}
-
 inline void mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], CUDA_HOST_WHERE) {
   cuda_host::mma(cuda_host::MmaKind::f16, d, a, b, file, line);
 }
@@ -54,9 +50,6 @@ inline void ldmatrix_x2(uint32_t (&r)[2], const void* row, CUDA_HOST_WHERE) {
 }
 inline void cp_async16(void* dst, const void* src, bool valid) {
   cuda_host::cp_async(dst, src, 16, valid ? 16 : 0);
-}
-inline void cp_async4(void* dst, const void* src, bool valid) {
-  cuda_host::cp_async(dst, src, 4, valid ? 4 : 0);
 }
 inline void cp_async_commit() {
   cuda_host::cp_async_commit();
