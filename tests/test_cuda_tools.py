@@ -97,6 +97,9 @@ def test_model_knows_what_bounds_a_call() -> None:
     two = cuda_model.seconds("matmul", "T=4096 N=4096 K=4096 BF16", 1e6, square, gpu)[0]
     assert two == pytest.approx(2 * one)  # two terms of x
     assert cuda_model.seconds("matmul", "T=4096 N=4096 K=4096 F32", 1e6, square, gpu)[1] == "f32"
+    digits, unit = cuda_model.seconds("matmul", "T=4096 N=4096 K=4096 Q4_K int8", 1e6, square, gpu)
+    assert (digits, unit) == (pytest.approx(one, rel=1e-3), "int8")  # two products at twice the rate
+    assert cuda_model.seconds("gram", "T=576 D=1024", 1e6, square, gpu)[1] == "int8"
 
 
 def test_report_reads_what_the_harness_prints() -> None:
@@ -113,5 +116,8 @@ def test_report_reads_what_the_harness_prints() -> None:
 def test_dynamic_shared_memory_is_what_launches_ask_for() -> None:
     assert cuda_gates.dynamic_shared("matvec_kernel<12, true, 1>") == 18432
     assert cuda_gates.dynamic_shared("matvec_kernel<12, true, 4>") == 36864
+    # x: 64 rows of two digits, a scale a block; weights: 128 rows, a scale and, for Q4_K, a min.
+    assert cuda_gates.dynamic_shared("gemm_int8_kernel<8, TileShape<64, 128, 32>>") == 3 * 6400 + 2 * 6656
+    assert cuda_gates.dynamic_shared("gemm_int8_kernel<12, TileShape<64, 128, 32>>") == 3 * 6656 + 2 * 7168
     assert cuda_gates.dynamic_shared("greedy_kernel<true>") == 2304
     assert cuda_gates.dynamic_shared("greedy_kernel<false>") == 0

@@ -39,6 +39,9 @@ REQUIRED = [
     ("gemm_int8_kernel", "IMMA", 75),
     ("gemm_int8_kernel", "LDSM", 75),
     ("gemm_int8_kernel", "LDGSTS", 80),
+    ("gram_kernel", "IMMA", 75),
+    ("gram_kernel", "LDSM", 75),
+    ("gram_kernel", "LDGSTS", 80),
     ("attention_many_kernel", "HMMA", 75),
     ("attention_many_kernel", "LDSM", 75),
 ]
@@ -110,6 +113,8 @@ def dynamic_shared(name: str) -> int:
         mins = groups if dtype in (3, 7, 10, 12, 13) else 0  # Q4_1, Q5_1, Q2_K, Q4_K, Q5_K
         of_x = 2 * rows * (depth + 16) + 4 * rows * (depth // 32 + mins)
         return 3 * of_x + 2 * (columns * (depth + 16) + 4 * columns * (groups + mins))
+    if name.startswith("gram_kernel"):
+        return 3 * 2 * 3 * 64 * 48
     if name.startswith("attention_many_kernel"):  # <head_dim, keys>
         return 2 * (64 + 2 * numbers[1]) * (numbers[0] + 8)
     if name.startswith("attention_few_kernel"):

@@ -8,7 +8,9 @@ namespace trimtok {
 namespace {
 
 constexpr int64_t kPage = 256;
-constexpr double kStepFlops = 4e9;  // some 40 ms on two cores: what may pass between two looks at cancel
+// What may pass between two looks at cancel: some 40 ms on two cores, and on a GPU.
+constexpr double kStepFlops = 4e9;
+constexpr double kDeviceStepFlops = 4e12;
 
 // visit(first, last) for the rows of every picture.
 template <typename Visit>
@@ -54,9 +56,10 @@ void weighted_gram(Backend& backend, const RunControl& control, const ConstMatri
 
 void whole_gram(Backend& backend, const RunControl& control, const ConstMatrix& y, const Matrix& out) {
   const int64_t n = y.rows;
+  const double step_flops = backend.on_host() ? kStepFlops : kDeviceStepFlops;
   for (int64_t first = 0; first < n;) {
     const double row_flops = 2.0 * static_cast<double>(n - first) * static_cast<double>(y.cols);
-    const int64_t rows = std::max<int64_t>(64, static_cast<int64_t>(kStepFlops / row_flops));
+    const int64_t rows = std::max<int64_t>(64, static_cast<int64_t>(step_flops / row_flops));
     const int64_t last = std::min(n, first + rows);
     backend.gram({out, y, first, last}, "pruning");
     control.step("prune", last, n);

@@ -1,5 +1,4 @@
-// One 64 x 64 tile of a . b^T in f32 FMA, shared by gemm_f32 and gram. Every sum runs over k in order in one
-// accumulator, so swapping a and b gives the same bits.
+// One 64 x 64 tile of a . b^T in f32 FMA, for gemm_f32. Every sum runs over k in order in one accumulator.
 //
 // A block of 256 threads owns the tile, a thread 4 x 4 of it. Shared: two stages of 16 columns of both
 // operands, transposed (17 KiB). Per tile and column of K: 512 bytes from L2 or DRAM, 8192 FLOPs.

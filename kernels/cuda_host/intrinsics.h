@@ -176,6 +176,9 @@ inline float __saturatef(float x) {
 inline int __float2int_rn(float x) {
   return static_cast<int>(std::nearbyint(x));
 }
+inline int __double2int_rn(double x) {
+  return static_cast<int>(std::nearbyint(x));
+}
 inline float __int2float_rn(int x) {
   return static_cast<float>(x);
 }

@@ -89,13 +89,16 @@ class Bench {
     print_row(op, shape, compute, best, bytes, flops);
   }
 
-  // On the CPU one row per rounding that the table has a body for, of the weights' bytes; on a device, which
-  // has one way, of all bytes.
+  // One row per rounding that the table has a body for. Bytes: the weights' on the CPU, all on a device.
   void matmul(MatmulArgs args, const std::string& shape, double weight_bytes) {
     const double flops = 2.0 * static_cast<double>(args.x.rows * args.w.rows * args.w.cols);
     if (of_device()) {
       const double others = 4.0 * static_cast<double>(args.x.rows * (args.w.rows + args.w.cols));
       row(Op::k_matmul, &KernelTable::matmul, args, shape, weight_bytes + others, flops);
+      args.compute = cuda_compute(ComputePolicy::kInt8, args.w.dtype, args.x.rows);
+      if (args.compute != Compute::kInt8) return;
+      row(Op::k_matmul, &KernelTable::matmul, args, shape + " int8", weight_bytes + others, flops,
+          Compute::kInt8);
       return;
     }
     for (const Compute compute : {Compute::kF32, Compute::kBf16, Compute::kInt8}) {
