@@ -118,7 +118,7 @@ def dynamic_shared(name: str) -> int:
     if name.startswith("attention_many_kernel"):  # <head_dim, keys>
         return 2 * (64 + 2 * numbers[1]) * (numbers[0] + 8)
     if name.startswith("attention_few_kernel"):
-        return 4 * 32 * 129
+        return 4 * 32 * (257 if numbers == [4] else 129)  # dimensions that a thread owns; see page()
     if name.startswith("matvec"):  # <dtype, whole words, rows of x>: launch_vec()
         piece = min(4096, 8192 // numbers[-1])
         return 4 * numbers[-1] * (piece + piece // 8)
@@ -320,7 +320,8 @@ def page(kernels: list[Kernel], archs: list[int], version: str) -> str:
         f"Written by `tools/cuda_gates.py --write` with nvcc {version}; do not edit. No kernel spills, none",
         "uses local memory. Cells: registers per thread / share of a multiprocessor's warps that can be",
         "resident, computed from registers, shared memory and the launch bounds. Shared memory: static +",
-        "dynamic, the latter as launched for 4096 columns, heads of 128 and 576 rows to pick from.",
+        "dynamic, the latter as launched for 4096 columns, heads of 128 (512 where a thread owns four",
+        "dimensions) and 576 rows to pick from.",
         "Instructions are those of the machine code for sm_80.",
         "",
     ]

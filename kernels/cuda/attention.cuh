@@ -1,8 +1,8 @@
 // What both attention kernels share: which takes a call, and stored keys and values as f32.
 //
 // The choice (attention.cu), by shape: T <= kFewRows goes to attention_few (f32 throughout, the keys split
-// over blocks), more rows to attention_many (tensor cores). sm_75 lacks the shared memory for E > 128 there
-// and takes attention_few.
+// over blocks), more rows to attention_many (tensor cores). What E the latter has no room for goes to
+// attention_few too: above 256 of registers, on sm_75 above 128 of shared memory.
 #pragma once
 
 #include "kernels/cuda/dequant.cuh"
@@ -10,7 +10,7 @@
 namespace trimtok::cuda {
 
 constexpr int64_t kFewRows = 8;
-constexpr int kMaxHeadDim = 256;
+constexpr int kMaxHeadDim = 512;
 
 Status attention_few(const ExecContext& ctx, const AttentionArgs& a);
 Status attention_many(const ExecContext& ctx, const AttentionArgs& a);

@@ -2,8 +2,9 @@
 //
 // The queries of one key/value head, T H/G pairs of a row and a head, share every key they read. A block of
 // four warps owns up to kQueries of them and one split of the keys, which it takes kKeys at a time: the keys
-// go to shared memory as f32 (kKeys (E + 1) floats), each warp scores two queries with a lane per key, then
-// each thread owns one or two dimensions of the values and adds them up for every query. Splits leave their
+// go to shared memory as f32, kPiece dimensions at a time (kKeys (kPiece + 1) floats), each warp scores two
+// queries with a lane per key, then each thread owns up to kOwned dimensions of the values, two or four, and
+// adds them up for every query. Splits leave their
 // maximum, sum and unscaled output in scratch, and combine_kernel joins them. Bytes: k and v of the seen keys
 // once per kQueries queries; FLOPs: 4 E per query and key.
 #include "kernels/cuda/attention.cuh"
@@ -15,6 +16,7 @@ constexpr int kThreads = 128;
 constexpr int kQueries = 8;
 constexpr int kQueriesPerWarp = kQueries / (kThreads / kWarp);
 constexpr int kKeys = 32;
+constexpr int kPiece = 256;
 constexpr int64_t kWantedBlocks = 256;
 
 struct Split {
@@ -35,9 +37,10 @@ __device__ __forceinline__ Query query_of(const AttentionArgs& a, int64_t kv_hea
 }
 
 // The queries of a block, and what of them its threads share.
+template <int kOwned>
 struct Shared {
-  float queries[kQueries][kMaxHeadDim];  // times scale
-  int64_t seen[kQueries][2];             // first key, and one past the last
+  float queries[kQueries][kOwned * kThreads];  // times scale
+  int64_t seen[kQueries][2];                   // first key, and one past the last
   float weights[kQueries][kKeys];
   float rescale[kQueries];
   float sums[kQueries][2];  // maximum and sum, at the end
@@ -49,7 +52,9 @@ struct Part {
   int n_queries;
 };
 
-__device__ __forceinline__ void load_queries(const AttentionArgs& a, const Part& part, Shared& shared) {
+template <int kOwned>
+__device__ __forceinline__ void load_queries(const AttentionArgs& a, const Part& part,
+                                             Shared<kOwned>& shared) {
   const auto tid = static_cast<int>(threadIdx.x);
   for (int i = 0; i < part.n_queries; ++i) {
     const Query query = query_of(a, part.kv_head, part.first + i);
@@ -61,18 +66,29 @@ __device__ __forceinline__ void load_queries(const AttentionArgs& a, const Part&
   }
 }
 
-// keys[key][d], d < E: keys s0 ... of the part's head as f32.
+// A piece of the dimensions: first, how many, and the floats between keys in shared memory, an odd number.
+struct Piece {
+  int first;
+  int dims;
+  int stride;
+};
+__device__ __forceinline__ Piece piece_of(int head_dim, int first) {
+  return {first, min(head_dim - first, kPiece), min(head_dim, kPiece) | 1};
+}
+
+// keys[key][d]: dimensions of a piece of keys s0 ... of the part's head as f32.
 __device__ __forceinline__ void load_keys(const AttentionArgs& a, const Part& part, int64_t s0, int n_keys,
-                                          bool eights, float* keys) {
-  const int units = (a.head_dim + 7) / 8;
+                                          const Piece& piece, bool eights, float* keys) {
+  const int units = (piece.dims + 7) / 8;
   for (int u = static_cast<int>(threadIdx.x); u < n_keys * units; u += kThreads) {
     const int key = u / units;
     const int d = u % units * 8;
     float v[8];
-    stored_eight(a.k.dtype, head_slice(a.k, s0 + key, part.kv_head, a.head_dim), d, a.head_dim, eights, v);
+    stored_eight(a.k.dtype, head_slice(a.k, s0 + key, part.kv_head, a.head_dim), piece.first + d, a.head_dim,
+                 eights, v);
 #pragma unroll
     for (int e = 0; e < 8; ++e) {
-      if (d + e < a.head_dim) keys[key * (a.head_dim | 1) + d + e] = v[e];
+      if (d + e < piece.dims) keys[key * piece.stride + d + e] = v[e];
     }
   }
 }
@@ -83,17 +99,24 @@ struct Softmax {
   float total;
 };
 
-// Scores `query` against this lane's key and leaves the weight, and the factor for what was added up before.
-__device__ __forceinline__ void weigh(const AttentionArgs& a, int query, int64_t s0, int n_keys,
-                                      const float* keys, Shared& shared, Softmax& softmax) {
+// What a piece adds to the score of a query against this lane's key.
+__device__ __forceinline__ float add_score(const float* query, const Piece& piece, int n_keys,
+                                           const float* keys, float score) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const float* q = query + piece.first;
+  const float* k = keys + (lane < n_keys ? lane : 0) * piece.stride;
+  for (int d = 0; d < piece.dims; ++d) score = fmaf(q[d], k[d], score);
+  return score;
+}
+
+// The score of this lane's key becomes its weight; the factor for what was added up before is left, too.
+template <int kOwned>
+__device__ __forceinline__ void weigh(const AttentionArgs& a, int query, int64_t s0, int n_keys, float score,
+                                      Shared<kOwned>& shared, Softmax& softmax) {
   const float minus_infinity = __int_as_float(0xff800000);
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int64_t s = s0 + lane;
   const bool sees = lane < n_keys && s >= shared.seen[query][0] && s < shared.seen[query][1];
-  const float* q = shared.queries[query];
-  const float* k = keys + (lane < n_keys ? lane : 0) * (a.head_dim | 1);
-  float score = 0.0f;
-  for (int d = 0; d < a.head_dim; ++d) score = fmaf(q[d], k[d], score);
   score = sees ? capped(score, a.softcap) : minus_infinity;
   const float top = fmaxf(softmax.top, warp_max(score));
   // A seen key's NaN, which the maximum passes over, comes back in its weight; so does -infinity.
@@ -104,7 +127,7 @@ __device__ __forceinline__ void weigh(const AttentionArgs& a, int query, int64_t
   if (lane == 0) shared.rescale[query] = scale;
 }
 
-// Which dimensions of the values a thread owns: `width` threads side by side own one each, or two where E is
+// Which dimensions of the values a thread owns: `width` threads side by side own one each, or more where E is
 // above kThreads; where half of the threads do, the other half takes every other key.
 struct Dims {
   int width;
@@ -118,19 +141,20 @@ __device__ __forceinline__ Dims dims_of(int head_dim) {
   return {width, tid % width, tid / width, kThreads / width};
 }
 
+template <int kOwned>
 __device__ __forceinline__ void add_values(const AttentionArgs& a, const Part& part, const Dims& dims,
-                                           int64_t s0, int n_keys, const Shared& shared,
-                                           float (&acc)[kQueries][2]) {
+                                           int64_t s0, int n_keys, const Shared<kOwned>& shared,
+                                           float (&acc)[kQueries][kOwned]) {
 #pragma unroll
   for (int i = 0; i < kQueries; ++i) {
     if (i >= part.n_queries) break;
-    acc[i][0] *= shared.rescale[i];
-    acc[i][1] *= shared.rescale[i];
+#pragma unroll
+    for (int h = 0; h < kOwned; ++h) acc[i][h] *= shared.rescale[i];
   }
   for (int key = dims.half; key < n_keys; key += dims.n_halves) {
     const uint8_t* slice = head_slice(a.v, s0 + key, part.kv_head, a.head_dim);
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
+    for (int h = 0; h < kOwned; ++h) {
       const int d = dims.first + h * kThreads;
       if (d >= a.head_dim) break;
       const float v = stored_value(a.v.dtype, slice, d);
@@ -146,9 +170,10 @@ __device__ __forceinline__ void add_values(const AttentionArgs& a, const Part& p
 }
 
 // Sums of a row: out, or this split's share of it.
+template <int kOwned>
 __device__ __forceinline__ void store(const AttentionArgs& a, const Split& split, const Part& part,
-                                      const Dims& dims, const Shared& shared,
-                                      const float (&acc)[kQueries][2]) {
+                                      const Dims& dims, const Shared<kOwned>& shared,
+                                      const float (&acc)[kQueries][kOwned]) {
   const auto tid = static_cast<int>(threadIdx.x);
 #pragma unroll
   for (int i = 0; i < kQueries; ++i) {
@@ -163,7 +188,7 @@ __device__ __forceinline__ void store(const AttentionArgs& a, const Split& split
       if (tid < 2) partial[tid] = shared.sums[i][tid];
     }
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
+    for (int h = 0; h < kOwned; ++h) {
       const int d = dims.first + h * kThreads;
       if (d >= a.head_dim || dims.half != 0) break;
       float v = acc[i][h];
@@ -179,10 +204,11 @@ __device__ __forceinline__ void store(const AttentionArgs& a, const Split& split
   }
 }
 
+template <int kOwned>
 __global__ void __launch_bounds__(kThreads) attention_few_kernel(AttentionArgs a, Split split) {
-  GPU_DYN_SHARED(float, keys);  // [kKeys][E | 1]
-  GPU_SHARED(Shared, shared_array, [1]);
-  Shared& shared = shared_array[0];
+  GPU_DYN_SHARED(float, keys);  // [kKeys][Piece::stride]
+  GPU_SHARED(Shared<kOwned>, shared_array, [1]);
+  Shared<kOwned>& shared = shared_array[0];
   const int64_t first = static_cast<int64_t>(blockIdx.y) * kQueries;
   const int64_t rest = a.q.rows * (a.n_heads / a.n_kv_heads) - first;
   const Part part{blockIdx.x, first, rest < kQueries ? static_cast<int>(rest) : kQueries};
@@ -205,14 +231,26 @@ __global__ void __launch_bounds__(kThreads) attention_few_kernel(AttentionArgs a
 #pragma unroll
   for (int i = 0; i < kQueriesPerWarp; ++i) softmax[i] = {__int_as_float(0xff800000), 0.0f};
   const Dims dims = dims_of(a.head_dim);
-  float acc[kQueries][2] = {};
+  float acc[kQueries][kOwned] = {};
   for (int64_t s0 = low; s0 < high; s0 += kKeys) {
     const int n_keys = high - s0 < kKeys ? static_cast<int>(high - s0) : kKeys;
-    load_keys(a, part, s0, n_keys, split.k_eights, keys);
-    __syncthreads();
+    float score[kQueriesPerWarp] = {};
+#pragma unroll
+    for (int p = 0; p < kOwned * kThreads / kPiece; ++p) {
+      const Piece piece = piece_of(a.head_dim, p * kPiece);
+      if (p > 0) __syncthreads();  // all are done with the piece before
+      load_keys(a, part, s0, n_keys, piece, split.k_eights, keys);
+      __syncthreads();
+#pragma unroll
+      for (int i = 0; i < kQueriesPerWarp; ++i) {
+        if (my_query + i < part.n_queries) {
+          score[i] = add_score(shared.queries[my_query + i], piece, n_keys, keys, score[i]);
+        }
+      }
+    }
 #pragma unroll
     for (int i = 0; i < kQueriesPerWarp; ++i) {
-      if (my_query + i < part.n_queries) weigh(a, my_query + i, s0, n_keys, keys, shared, softmax[i]);
+      if (my_query + i < part.n_queries) weigh(a, my_query + i, s0, n_keys, score[i], shared, softmax[i]);
     }
     __syncthreads();
     add_values(a, part, dims, s0, n_keys, shared, acc);
@@ -274,8 +312,11 @@ Status attention_few(const ExecContext& ctx, const AttentionArgs& a) {
   }
   const dim3 grid(static_cast<unsigned>(a.n_kv_heads), static_cast<unsigned>(query_blocks),
                   static_cast<unsigned>(split.count));
-  const auto shared = static_cast<size_t>(kKeys * (a.head_dim | 1)) * sizeof(float);
-  const Status s = gpu::launch(attention_few_kernel, grid, dim3(kThreads), shared, ctx.stream, a, split);
+  const int stride = (a.head_dim < kPiece ? a.head_dim : kPiece) | 1;
+  const auto shared = static_cast<size_t>(kKeys * stride) * sizeof(float);
+  static_assert(kMaxHeadDim == 4 * kThreads);
+  auto* kernel = a.head_dim <= 2 * kThreads ? attention_few_kernel<2> : attention_few_kernel<4>;
+  const Status s = gpu::launch(kernel, grid, dim3(kThreads), shared, ctx.stream, a, split);
   if (s != Status::kOk || split.count == 1) return s;
   const dim3 rows(static_cast<unsigned>(a.q.rows), static_cast<unsigned>(a.n_heads));
   return gpu::launch(combine_kernel, rows, dim3(kThreads), 0, ctx.stream, a, split);

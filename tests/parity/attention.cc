@@ -68,6 +68,9 @@ std::vector<Shape> shapes() {
   for (const int32_t head_dim : {40, 48, 56, 64, 72, 80, 96, 112, 128, 160, 256}) {
     list.push_back({4, 2, head_dim, 5, 37});
   }
+  for (const int32_t head_dim : {257, 263, 320, 384, 509, 512}) {
+    list.push_back({4, 2, head_dim, head_dim % 2 == 0 ? 5 : 11, 70});
+  }
   for (const int64_t keys : {63, 64, 65, 127, 128, 129, 257, 511, 513, 1025})
     list.push_back({2, 1, 32, 3, keys});
   list.push_back({14, 2, 64, 1, 700});  // decode of a 0.5B model
@@ -190,7 +193,7 @@ void check_case(Suite& s, const Shape& shape, Mask mask, Dtype k_dtype, Dtype v_
                          intervals.begin.data(),
                          intervals.end.data()};
   };
-  const bool tensor_cores = on_device(s.table()) && shape.rows > 8;
+  const bool tensor_cores = on_device(s.table()) && shape.rows > 8 && shape.head_dim <= 256;
   const std::vector<double> bounds = error_bounds(make(out.matrix()), shape, v, s.tolerance(), tensor_cores);
   s.compare<AttentionArgs>(&KernelTable::attention, out, make, [&](int64_t t, int64_t c, double) {
     return bounds[static_cast<size_t>(t * width + c)];
