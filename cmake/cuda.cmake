@@ -16,6 +16,7 @@ set(TT_CUDA_SOURCES
   cuda/gemm_mma_dense.cu
   cuda/gram.cu
   cuda/greedy.cu
+  cuda/greedy_wide.cu
   cuda/matmul.cu
   cuda/matvec.cu
   cuda/matvec_dense.cu

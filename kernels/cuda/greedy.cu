@@ -2,27 +2,22 @@
 // first pick to its last; a thread owns rows threadIdx.x, threadIdx.x + blockDim.x, ... of it: nobody else
 // reads or writes their state, so only the argmin and the sum of a gain cross threads.
 //
-// Row 0 of the state lies in shared memory where it fits (n <= kSharedRows), else in p.state. Per pick: 4 n
-// bytes of gram from L2 or DRAM, 2 n FLOPs, one argmin (two barriers). kFacility adds 4 n bytes, 3 n FLOPs
-// and a sum (four barriers) per gain that it must compute anew. Bound by latency: some microseconds a pick.
-#include "kernels/cuda/device.cuh"
+// Row 0 of the state lies in shared memory where it fits (n <= kSharedRows), else in p.state; problems that
+// are wider go to greedy_wide.cu, but for kFacility. Per pick: 4 n bytes of gram from L2 or DRAM, 2 n FLOPs,
+// one argmin (two barriers). kFacility adds 4 n bytes, 3 n FLOPs and a sum (four barriers) per gain that it
+// must compute anew. Bound by latency: some microseconds a pick.
+#include "kernels/cuda/greedy.cuh"
 
 namespace trimtok::cuda {
 namespace {
 
 constexpr unsigned kThreads = 1024;
 constexpr int kWarps = kThreads / kWarp;
-constexpr int64_t kSharedRows = 11 * 1024;  // 44 KiB: what a block may have without asking
-constexpr int kBatch = 24;                  // problems of one launch: they travel as kernel parameters
-constexpr int kNone = 0x7fffffff;
+constexpr int kBatch = 24;  // problems of one launch: they travel as kernel parameters
 
 struct Batch {
   GreedyProblem problem[kBatch];
-};
-
-struct Best {
-  float value;
-  int index;  // kNone: nothing but NaN
+  int32_t row[kBatch];  // of out, scores and done
 };
 
 struct Slots {
@@ -30,42 +25,13 @@ struct Slots {
   float sum[kWarps];
 };
 
-// The smaller value, or the lower index of equal ones. NaN loses.
-__device__ __forceinline__ Best smaller(const Best& a, const Best& b) {
-  return b.value < a.value || (b.value == a.value && b.index < a.index) ? b : a;
-}
-
-__device__ __forceinline__ Best block_smallest(Best best, Best* slots) {
-#pragma unroll
-  for (int o = kWarp / 2; o > 0; o /= 2) {
-    const Best other{__shfl_xor_sync(kAllLanes, best.value, o), __shfl_xor_sync(kAllLanes, best.index, o)};
-    best = smaller(best, other);
-  }
-  if (threadIdx.x % kWarp == 0) slots[threadIdx.x / kWarp] = best;
-  __syncthreads();
-  best = slots[0];
-  for (unsigned w = 1; w < blockDim.x / kWarp; ++w) best = smaller(best, slots[w]);
-  __syncthreads();
-  return best;
-}
-
 // Row `sign` * value with the smallest element: -1 finds the largest.
 __device__ __forceinline__ Best smallest_of(const float* values, int n, float sign, Slots& slots) {
-  Best best{__int_as_float(0x7f800000), kNone};
+  Best best = nothing();
   for (int i = static_cast<int>(threadIdx.x); i < n; i += static_cast<int>(blockDim.x)) {
     best = smaller(best, {sign * values[i], i});
   }
   return block_smallest(best, slots.best);
-}
-
-enum class Found { kRow, kMissing, kBroken };
-
-__device__ __forceinline__ Found gram_row(const GreedyProblem& p, int i, const float** row) {
-  const int64_t at = p.slot == nullptr ? i : p.slot[i];
-  if (at < -1 || at >= p.gram.rows) return Found::kBroken;
-  if (at < 0) return Found::kMissing;
-  *row = row_of<float>(p.gram, at);
-  return Found::kRow;
 }
 
 // kFacility: the candidate with the largest gain, found by bounds that only fall. A gain computed earlier is
@@ -123,7 +89,7 @@ __device__ __forceinline__ Best first_pick(const GreedyProblem& p, GreedyRule ru
 __device__ __forceinline__ Best take(const GreedyProblem& p, GreedyRule rule, int pick, const float* g, int n,
                                      float* state, Slots& slots) {
   const float infinity = __int_as_float(0x7f800000);
-  Best low{infinity, kNone};
+  Best low = nothing();
   for (int j = static_cast<int>(threadIdx.x); j < n; j += static_cast<int>(blockDim.x)) {
     float v = state[j];
     if (j == pick && rule == GreedyRule::kFacility) row_of<float>(p.state, 1)[j] = -infinity;
@@ -137,13 +103,12 @@ __device__ __forceinline__ Best take(const GreedyProblem& p, GreedyRule rule, in
 
 template <bool kShared>
 __global__ void __launch_bounds__(kThreads, 1)
-    greedy_kernel(const __grid_constant__ GreedyPickArgs a, const __grid_constant__ Batch batch,
-                  int64_t first) {
+    greedy_kernel(const __grid_constant__ GreedyPickArgs a, const __grid_constant__ Batch batch) {
   GPU_DYN_SHARED(float, shared);
   GPU_SHARED(Slots, slots_array, [1]);
   Slots& slots = slots_array[0];
   const GreedyProblem& p = batch.problem[blockIdx.x];
-  const int64_t b = first + blockIdx.x;
+  const int64_t b = batch.row[blockIdx.x];
   const auto n = static_cast<int>(p.gram.cols);
   const bool facility = a.rule == GreedyRule::kFacility;
   float* state = kShared ? shared : row_of<float>(p.state, 0);
@@ -193,24 +158,36 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 Status greedy_pick(const ExecContext& ctx, const GreedyPickArgs& a) {
   if (const Status s = check_greedy_pick_shapes(a); s != Status::kOk) return s;
-  for (int64_t first = 0; first < a.out.rows; first += kBatch) {
-    Batch batch;
-    int64_t widest = 0;
-    const int64_t count = a.out.rows - first < kBatch ? a.out.rows - first : kBatch;
-    for (int64_t i = 0; i < count; ++i) {
-      batch.problem[i] = a.problems[first + i];
-      const int64_t n = batch.problem[i].gram.cols;
-      if (n > 0x3fffffff) return gpu::fail(Status::kUnsupported, "greedy_pick: more than 2^30 rows");
-      widest = n > widest ? n : widest;
-    }
+  if (a.out.rows > 0x7fffffff) return gpu::fail(Status::kUnsupported, "greedy_pick: more than 2^31 problems");
+  void* scratch = nullptr;  // one problem after the other
+  Batch batch{};
+  unsigned n_batched = 0;
+  int64_t widest = 0;
+  const auto launch_batch = [&] {
     const bool in_shared = widest <= kSharedRows;
     const auto shared = in_shared ? static_cast<size_t>(widest) * sizeof(float) : 0;
-    const Status s = gpu::launch(in_shared ? greedy_kernel<true> : greedy_kernel<false>,
-                                 dim3(static_cast<unsigned>(count)), dim3(row_threads(widest, kThreads)),
-                                 shared, ctx.stream, a, batch, first);
-    if (s != Status::kOk) return s;
+    const Status s = gpu::launch(in_shared ? greedy_kernel<true> : greedy_kernel<false>, dim3(n_batched),
+                                 dim3(row_threads(widest, kThreads)), shared, ctx.stream, a, batch);
+    n_batched = 0;
+    widest = 0;
+    return s;
+  };
+  for (int64_t b = 0; b < a.out.rows; ++b) {
+    const int64_t n = a.problems[b].gram.cols;
+    if (n > 0x3fffffff) return gpu::fail(Status::kUnsupported, "greedy_pick: more than 2^30 rows");
+    if (is_wide(a, b)) {
+      if (scratch == nullptr) scratch = get_scratch(ctx, kWideScratch);
+      if (scratch == nullptr) return Status::kOutOfMemory;
+      if (const Status s = greedy_wide(ctx, a, b, scratch); s != Status::kOk) return s;
+      continue;
+    }
+    batch.problem[n_batched] = a.problems[b];
+    batch.row[n_batched++] = static_cast<int32_t>(b);
+    widest = n > widest ? n : widest;
+    if (n_batched < kBatch) continue;
+    if (const Status s = launch_batch(); s != Status::kOk) return s;
   }
-  return Status::kOk;
+  return launch_batch();
 }
 
 }  // namespace trimtok::cuda

@@ -166,7 +166,32 @@ void check_wide(Suite& s, GreedyRule rule, int64_t n, int32_t n_rows) {
     s.expect(picking.done[0] == r + 1, "the reference does not stop at the missing row");
     worth = picking.states[0].f32(0);
   }
-  compare_picks(s, picking, p.count);
+  // Rows that arrive one after the other, the state kept in between.
+  const Tensor resumed(Dtype::kI32, 1, p.count);
+  Array<int32_t> known(static_cast<size_t>(n), -1);
+  picking.problems[0].slot = known.data();
+  const GreedyPickArgs args = picking.args(resumed.matrix(), Matrix{});
+  const auto* expected = reinterpret_cast<const int32_t*>(picks.row(0));
+  for (int32_t r = 0; r < n_rows; ++r) {
+    known[static_cast<size_t>(expected[r])] = r;
+    s.expect(s.run(&KernelTable::greedy_pick, args) == Status::kOk && picking.done[0] == r + 1,
+             "does not go on when a row arrives");
+  }
+  s.expect(std::memcmp(resumed.row(0), expected, 4 * static_cast<size_t>(n_rows)) == 0,
+           "other picks than with all rows at once");
+  // Beside narrow ones: one that starts at a given row, one that is told to stop after the first pick.
+  picking.problems[0].slot = slot.data();
+  picking.add(s, 40, 9, 0.25f);
+  for (const float stop_at : {3.4e38f, -1e6f}) {
+    picking.states.emplace_back(kF32, 1, n, s.next_layout());
+    p.state = picking.states.back().matrix();
+    p.first = expected[2];
+    p.total = nullptr;
+    p.stop_at = stop_at;
+    picking.problems.push_back(p);
+  }
+  picking.add(s, 7, 7, 0.25f);
+  compare_picks(s, picking, 9);
 }
 
 }  // namespace
