@@ -79,8 +79,8 @@ def page(rows: list[tuple[str, str, float, float]]) -> str:
         f"{H100.name} {H100.memory / 1e12:.2f} TB/s, {H100.tensor / 1e12:.0f} TFLOP/s on tensor cores, "
         f"{H100.int8 / 1e12:.0f} in int8,",
         f"{H100.f32 / 1e12:.0f} in f32; {RTX4090.name} {RTX4090.memory / 1e12:.2f} TB/s, "
-        f"{RTX4090.tensor / 1e12:.0f}, {RTX4090.int8 / 1e12:.0f} and {RTX4090.f32 / 1e12:.0f}): no run can be "
-        "quicker.",
+        f"{RTX4090.tensor / 1e12:.0f}, {RTX4090.int8 / 1e12:.0f} and {RTX4090.f32 / 1e12:.0f}): no run can "
+        "be quicker.",
         "Where x or rows are split into terms or digits the products are counted as often as they are made.",
         "Small calls are bound by the launch, some 2 us, which a captured graph takes away from most of",
         "them; what fits the L2 cache may beat its memory time; `greedy_pick` is bound by the latency of its",

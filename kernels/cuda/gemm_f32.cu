@@ -1,5 +1,10 @@
 // matmul of many rows with dense weights in f32 throughout: F32, and BF16 on a device whose tensor cores do
 // not take it (sm_75). A block owns a 64 x 64 tile of out, see tile_f32.cuh; 2 T N K FLOPs on the FMA units.
+//
+// Not on tensor cores. Digits with a scale a row, as gram has them, err by 2^-24 of max|x| |w|: too much
+// where an outlier of x meets a small weight, since matmul answers for |x_k w_k| one by one. High and low
+// halves in f16 keep that, and their three products take a GeForce longer than FMA does. Few tensors are
+// stored as F32.
 #include "kernels/cuda/matmul.cuh"
 #include "kernels/cuda/tile_f32.cuh"
 

@@ -25,7 +25,7 @@ struct Int8X {
   float* sums;       // [padded / 32 * kScales][lines]: scale times the sum of 128 a + b; null without mins
   int64_t padded;    // K rounded up to kPadK
   int64_t lines;     // T rounded up to 4
-  int32_t n_groups;  // of weights in a block of 32
+  int32_t n_groups;  // sums per block of 32; 0: the format has no mins
 };
 
 // Byte offsets in shared memory: kStages times x, then two buffers of weights.
