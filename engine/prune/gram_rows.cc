@@ -125,6 +125,12 @@ GramRows::GramRows(Backend& backend, const RunControl& control, const ConstMatri
   owner_.assign(static_cast<size_t>(pages * kPage), -1);
 }
 
+int64_t GramRows::max_whole(const Backend& backend) {
+  constexpr size_t kBytes = sizeof(float) * kMaxWholeOnDevice * kMaxWholeOnDevice;
+  const bool spare = !backend.on_host() && backend.memory()->available() / 2 >= kBytes;
+  return spare ? kMaxWholeOnDevice : kMaxWhole;
+}
+
 const float* GramRows::row(int64_t i) {
   return row_of(backend_.read(row_range(matrix_, slot(i), 1), row_), 0);
 }

@@ -23,6 +23,10 @@ struct Pictures {
 class GramRows {
  public:
   static constexpr int64_t kMaxWhole = 8192;  // 256 MiB, also the limit of the pages
+  // The same for twenty pictures of 576 rows, 576 MiB, on a device with twice as much to spare: its picks
+  // then never wait for the host.
+  static constexpr int64_t kMaxWholeOnDevice = 12288;
+  static int64_t max_whole(const Backend& backend);
 
   // y: [n, d] must outlive this; memory comes from the backend's arena, so a Mark must be set by the caller.
   GramRows(Backend& backend, const RunControl& control, const ConstMatrix& y, const Pictures& pictures = {},

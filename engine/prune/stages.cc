@@ -67,7 +67,7 @@ std::vector<int32_t> candidate_pool(Backend& backend, const RunControl& control,
   std::iota(pool.begin(), pool.end(), 0);
   if (size == y.rows) return pool;
   const Arena::Mark mark(backend.arena());
-  GreedySet set(backend, control, y, rule, pictures);
+  GreedySet set(backend, control, y, rule, pictures, GramRows::max_whole(backend));
   set.pick(size);
   pool = set.picks();
   const std::span<const int32_t> picture = pictures.of_row;

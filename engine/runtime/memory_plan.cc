@@ -33,10 +33,13 @@ void run_decoder(const Decoder& decoder, const LayerBackends& on, KvCache& cache
                   {logits.data(), Dtype::kF32, 1, info.n_vocab, row_bytes(Dtype::kF32, info.n_vocab)}, {});
 }
 
-// Unit rows, the rows that stage 2 gathers, and similarities of all pairs.
+// Unit rows, the rows that stage 2 gathers, similarities of all pairs, and the digits of the rows that they
+// are computed from (cuda/gram.cu).
 size_t pruner_bytes(int64_t n_rows, int64_t width) {
-  const int64_t pairs = std::min(n_rows, kMaxGramRows) * std::min(n_rows, kMaxGramRows);
-  return static_cast<size_t>(3 * n_rows * width + pairs) * sizeof(float);
+  const int64_t whole = std::min(n_rows, kMaxGramRows);
+  const int64_t digits = 3 * whole * width;
+  return static_cast<size_t>(3 * n_rows * width + whole * whole) * sizeof(float) +
+         static_cast<size_t>(digits);
 }
 
 }  // namespace

@@ -2,8 +2,8 @@
 // first pick to its last; a thread owns rows threadIdx.x, threadIdx.x + blockDim.x, ... of it: nobody else
 // reads or writes their state, so only the argmin and the sum of a gain cross threads.
 //
-// Row 0 of the state lies in shared memory where it fits (n <= kSharedRows), else in p.state; problems that
-// are wider go to greedy_wide.cu, but for kFacility. Per pick: 4 n bytes of gram from L2 or DRAM, 2 n FLOPs,
+// Row 0 of the state lies in shared memory where it fits (n <= kSharedRows), else in p.state; most problems
+// that are wider go to greedy_wide.cu. Per pick: 4 n bytes of gram from L2 or DRAM, 2 n FLOPs,
 // one argmin (two barriers). kFacility adds 4 n bytes, 3 n FLOPs and a sum (four barriers) per gain that it
 // must compute anew. Bound by latency: some microseconds a pick.
 #include "kernels/cuda/greedy.cuh"

@@ -46,12 +46,16 @@ __device__ __forceinline__ Found gram_row(const GreedyProblem& p, int i, const f
   return Found::kRow;
 }
 
-// Rows of a problem that one block keeps in shared memory: 44 KiB, what it may have without asking. More
-// rows, but for kFacility, go to greedy_wide.
+// Rows of a problem that one block keeps in shared memory: 44 KiB, what it may have without asking. Problems
+// with more go to greedy_wide; but for kFacility, and for many picks from rows that may be missing: every
+// launch behind the missing row would be for nothing, each time that the caller comes back.
 constexpr int64_t kSharedRows = 11 * 1024;
+constexpr int32_t kPicksWithGaps = 256;
 
 inline bool is_wide(const GreedyPickArgs& a, int64_t b) {
-  return a.problems[b].gram.cols > kSharedRows && a.rule != GreedyRule::kFacility;
+  const GreedyProblem& p = a.problems[b];
+  const bool worth_it = p.slot == nullptr || p.count <= kPicksWithGaps;
+  return p.gram.cols > kSharedRows && a.rule != GreedyRule::kFacility && worth_it;
 }
 
 // Picks of problem b by many blocks; scratch: kWideScratch bytes, free again for the next problem.
