@@ -233,10 +233,15 @@ __global__ void __launch_bounds__(kGemmThreads, 2) gemm_int8_kernel(MatmulArgs a
 template <Dtype kType>
 Status run_gemm_int8(const ExecContext& ctx, const MatmulArgs& a, const Int8X& x) {
   using G = Group<kType, true>;
-  return fills_device<WideTile>(a) ? launch_tiles<WideTile>(gemm_int8_kernel<kType, WideTile>,
-                                                            Int8Layout<G, WideTile>::kBytes, ctx, a, x)
-                                   : launch_tiles<SmallTile>(gemm_int8_kernel<kType, SmallTile>,
-                                                             Int8Layout<G, SmallTile>::kBytes, ctx, a, x);
+  constexpr bool kWide = G::kScales == 1;  // two scales a block would spill
+  if constexpr (kWide) {
+    if (fills_device<WideTile>(a)) {
+      return launch_tiles<WideTile>(gemm_int8_kernel<kType, WideTile>, Int8Layout<G, WideTile>::kBytes, ctx,
+                                    a, x);
+    }
+  }
+  return launch_tiles<SmallTile>(gemm_int8_kernel<kType, SmallTile>, Int8Layout<G, SmallTile>::kBytes, ctx, a,
+                                 x);
 }
 
 // Two translation units, to keep compile times apart. kUnsupported for a type of the other one.
