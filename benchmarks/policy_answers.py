@@ -1,6 +1,6 @@
 """How many answers a precision policy changes: greedy answers to questions, against compute="f32".
 
-    python tools/tiny/make_tasks.py --split test --out build/quality/test       # the questions of docs/quality.md
+    python tools/tiny/make_tasks.py --split test --out build/quality/test  # as docs/quality.md has
     python benchmarks/policy_answers.py build/quality/test/n02.jsonl build/quality/test/n08.jsonl
 
 Prints, per policy and kept share, the answers that differ, and the mean score of both. The bar is 0.5 %.
