@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -19,7 +20,8 @@ PROMPT = "Name three colours."
 
 
 def maps(path: str) -> list[str]:
-    return [line for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(path)]
+    name = os.path.realpath(path)
+    return [line for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(name)]
 
 
 def answer(model: Model) -> list[int]:
