@@ -131,7 +131,7 @@ class Ours:
         report = result.pruning
         parts = {
             "encode": sum(result.timings.encode),
-            "prune": 0.0 if report is None or report.reason else report.seconds.get("total", 0.0),
+            "prune": 0.0 if report is None or report.reason else sum(report.seconds.values()),
             "prefill": result.timings.prefill,
         }
         return FirstToken(spent, result.usage.prompt_tokens, parts)
