@@ -35,16 +35,6 @@ bool faults(Call call) {
   return WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV;
 }
 
-template <typename Call>
-std::string error_of(Call call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
-
 void host_access(Backend* backend) {
   const Matrix m = backend->arena().matrix(4, 8);
   auto* values = static_cast<float*>(m.data);

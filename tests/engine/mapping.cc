@@ -58,7 +58,7 @@ bool is_mapped(const std::string& path) {
 }
 
 template <typename Call>
-ErrorCode error_of(Call call) {
+ErrorCode code_of(Call call) {
   try {
     call();
   } catch (const Error& error) {
@@ -98,7 +98,7 @@ void check_replacing(const std::string& path) {
 void check_failure(const std::string& path) {
   const MappedFile file(path);
   TT_EXPECT(truncate(path.c_str(), MappedFile::kPiece + kPage) == 0);
-  TT_EXPECT(error_of([&] { file.replace(MappedFile::kPiece); }) == ErrorCode::kIo);
+  TT_EXPECT(code_of([&] { file.replace(MappedFile::kPiece); }) == ErrorCode::kIo);
   TT_EXPECT(is_mapped(path));
   TT_EXPECT(wrong_pages(file.bytes().first(MappedFile::kPiece + kPage)) == 0);
   file.replace(0);

@@ -146,16 +146,6 @@ void runs_op_by_op(Backend& backend) {
   TT_EXPECT(counts_are(backend, 1, 1, 9));
 }
 
-template <typename Call>
-std::string error_of(Call call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
-
 // Plain memory that fails on demand.
 class FailingMemory final : public DeviceMemory {
  public:
