@@ -270,7 +270,13 @@ def link(build: Path, objects: list[Path], nvcc: Path) -> str:
     cuda = nvcc.resolve().parent.parent
     libraries = [f"-L{folder}" for folder in (cuda / "lib64", cuda / "lib") if folder.is_dir()]
     libraries += ["-lcudart_static", "-ldl", "-lrt", "-lpthread"]
-    parts = [*(build / "tests/parity/CMakeFiles/trimtok_parity.dir").glob("*.o"), table, *objects]
+    harness_objects = build / "tests/parity/CMakeFiles"  # of the program, and of tables for tests alone
+    parts = [
+        *harness_objects.glob("trimtok_parity.dir/*.o"),
+        *harness_objects.glob("tt_isa_*.dir/**/*.o"),
+        table,
+        *objects,
+    ]
     compiler = os.environ.get("CXX", "g++")
     for command in (
         [compiler, "-std=c++20", "-c", ROOT / "kernels/cuda/table.cc", *include, "-o", table],
