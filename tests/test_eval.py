@@ -55,7 +55,7 @@ class FakeModel:
         total = 100 * len(images)
         kept = total if pruning is None else round(total * pruning.keep)
         report = SimpleNamespace(
-            n_total=total, n_kept=kept, reason=None, seconds={"stage1": 0.25, "stage2": 0.5, "total": 1.0}
+            n_total=total, n_kept=kept, reason=None, seconds={"stage1": 0.25, "stage2": 0.75}
         )
         return SimpleNamespace(
             text=self.text,

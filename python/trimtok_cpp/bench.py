@@ -84,7 +84,7 @@ def _timing(settings: Pruning, found: Sequence[tuple[float, Result]]) -> KeepTim
         raise RuntimeError("[bench] the answer carries no report of its pruning")
     stages: dict[str, list[float]] = {}
     for _, one in found:
-        for stage, seconds in _stages(one).items():
+        for stage, seconds in ({} if one.pruning is None else one.pruning.seconds).items():
             stages.setdefault(stage, []).append(seconds)
     return KeepTiming(
         keep=settings.keep or 1.0,
@@ -102,15 +102,10 @@ def _timing(settings: Pruning, found: Sequence[tuple[float, Result]]) -> KeepTim
     )
 
 
-def _stages(result: Result) -> dict[str, float]:
-    seconds = {} if result.pruning is None else result.pruning.seconds
-    return {stage: value for stage, value in seconds.items() if stage != "total"}
-
-
 def _prune_seconds(result: Result) -> float:
     if result.pruning is None or result.pruning.reason:
         return 0.0
-    return result.pruning.seconds.get("total", sum(_stages(result).values()))
+    return sum(result.pruning.seconds.values())
 
 
 def table(timings: Sequence[KeepTiming]) -> str:

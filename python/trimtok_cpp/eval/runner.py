@@ -316,7 +316,7 @@ def _answered(record: Record, question: Question, result: Any, report: Any, enco
 def _prune_seconds(report: Any) -> float:
     if report is None or report.reason:
         return 0.0
-    return float(report.seconds.get("total", sum(report.seconds.values())))
+    return float(sum(report.seconds.values()))
 
 
 def _image(path: Path, index: int, max_side: int | None) -> ImageSource:
