@@ -3,6 +3,10 @@
 
 constexpr int64_t kFloatsInL1 = 8192;  // of x: 32 KiB
 constexpr int kMaxRows = 8;            // rows of weights that one dot product serves
+// Floats of x up to which dense rows are read one after the other, as hardware prefetchers like best. A
+// longer x does not stay in L1 beside them and is shared by rows side by side; narrower vectors need the sums
+// of several rows to hide the latency of FMA.
+constexpr int64_t kFewFloats = kLanes == 16 ? 2048 : 0;
 
 struct GemvJob {
   const MatmulArgs* args;
@@ -183,7 +187,7 @@ void dot_rows(const GemvJob& job, int64_t n, int64_t rows, int64_t col, int64_t 
       // Without columns there may be no data: nothing is read, and no address is computed either.
       dot.w = w.cols == 0 ? nullptr
                           : static_cast<const char*>(w.data) + (n + r) * w.stride + k / piece * piece_bytes;
-      const bool whole = rows - r >= kernel.rows;
+      const bool whole = rows - r >= kernel.rows && dot.n * cols > kFewFloats;
       const int64_t taken = whole ? kernel.rows : 1;
       float dots[kMaxRows][kMaxCols];
       (whole ? kernel.many : kernel.one)(dot, dots[0]);

@@ -50,10 +50,22 @@ constexpr bool kFewRegisters = true;  // sixteen: not enough for two rows of 16 
 #else
 constexpr bool kFewRegisters = false;
 #endif
+// Types that multiply faster than memory reads: their rows are left to the hardware's prefetchers, which
+// follow one stream of bytes at the speed of memory, but neither two nor one that prefetches interrupt.
+template <class Q>
+constexpr bool kWaitsForMemory = false;
+#if defined(__AVX512F__)
+template <>
+constexpr bool kWaitsForMemory<Q8_0> = true;
+#endif
 template <class Q, int kCols>
-constexpr int kRowsFor = kCols >= kDotRows || (kFewRegisters && Q::kGroup == 16 && Q::kHasMin) ? 1 : kDotRows;
+constexpr int kRowsFor = kCols >= kDotRows || kWaitsForMemory<Q> ||
+                                 (kFewRegisters && Q::kGroup == 16 && Q::kHasMin)
+                             ? 1
+                             : kDotRows;
 // Bytes: the rows that come next are asked for while these are read; both, and x, must fit L1.
 constexpr int64_t kMostAhead = 8192;
+constexpr int64_t kFurtherAhead = 2048;  // behind those rows: their first lines must not be late either
 
 // ---- Products of bytes. ----
 
@@ -253,14 +265,17 @@ void dot_int8(const Int8Dot& dot, float* out) {
     }
   }
   // Rows side by side are mostly neighbours: the memory behind them is read ahead in its own order.
-  const char* ahead = static_cast<const char*>(dot.w) + (kRows == 1 ? kAhead : kRows * dot.w_stride);
+  const char* ahead =
+      static_cast<const char*>(dot.w) + (kRows == 1 ? kAhead : kRows * dot.w_stride + kFurtherAhead);
   for_each_super<Q, kRows>(dot.w, dot.w_stride, dot.n,
                            [&](const typename Q::Block* const(&blocks)[kRows], int64_t b) TT_LAMBDA_INLINE {
                              Scales s[kRows];
                              TT_UNROLL
                              for (int r = 0; r < kRows; ++r) {
                                TT_UNROLL
-                               for (int64_t i = 0; i < kBytes; i += 64) prefetch(ahead, i);
+                               for (int64_t i = 0; i < kBytes; i += 64) {
+                                 if (!kWaitsForMemory<Q>) prefetch(ahead, i);
+                               }
                                ahead += kBytes;
                                Q::scales(blocks[r], s[r]);
                              }
