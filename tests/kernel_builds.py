@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,8 +19,22 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False)
 
 
+@contextlib.contextmanager
+def alone_in(directory: Path) -> Iterator[None]:
+    """Keeps other processes that run tests out of a build folder."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "tests.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def build(directory: Path, targets: list[str], *options: str) -> Path:
     """Configures and builds; a build that fails fails the test with the compiler's words."""
+    with alone_in(directory):
+        return build_alone(directory, targets, *options)
+
+
+def build_alone(directory: Path, targets: list[str], *options: str) -> Path:
     jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", str(min(4, os.cpu_count() or 1)))
     generator = ["-G", "Ninja"] if shutil.which("ninja") else []
     configure = [
