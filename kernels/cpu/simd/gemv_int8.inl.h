@@ -140,7 +140,7 @@ TT_INLINE void add_super(const typename Q::Block* const (&blocks)[kRows], const 
       for (int c = 0; c < kCols; ++c) {
         const int8_t* high = dot.x + 2 * c * dot.x_stride + b * kSuper + 64 * i;
         const Digits x = {high, high + dot.x_stride};
-        if constexpr (Bytes<Q>::kOrder == Order::kQuads) {
+        if constexpr (shares_lanes(Bytes<Q>::kOrder)) {
           acc[r][c] = add_scaled<Q>(dot_digits(w, x, w_next), i, products[r][c], acc[r][c]);
         } else {
           const Digits x_next = {x.high + 64, x.low + 64};
@@ -329,9 +329,9 @@ const Int8Kernel* int8_kernel(Dtype dtype) {
 // ---- Rounding x. ----
 
 TT_INLINE int natural_piece_of(Order order, int j) {
-  return order == Order::kNatural   ? natural_piece<Order::kNatural>(j)
-         : order == Order::kEvenOdd ? natural_piece<Order::kEvenOdd>(j)
-                                    : natural_piece<Order::kQuads>(j);
+  return order == Order::kNatural ? natural_piece<Order::kNatural>(j)
+         : order == Order::kQuads ? natural_piece<Order::kQuads>(j)
+                                  : natural_piece<Order::kEvenQuads>(j);
 }
 
 void round_row(void* arg, int64_t t, int32_t) {

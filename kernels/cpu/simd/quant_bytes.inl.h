@@ -7,9 +7,13 @@
 // How the 16-byte pieces of a super-block lie in its vectors; x is laid out likewise, once per matmul.
 enum class Order {
   kNatural,
-  kEvenOdd,  // groups of 32: 0 2, 1 3, 4 6, 5 7: what the low and high nibbles of 64 bytes are
-  kQuads,    // first halves of groups 0-3, second halves, the same of groups 4-7
+  kQuads,      // first halves of groups 0-3 (of 32 each), second halves, the same of groups 4-7
+  kEvenQuads,  // first halves of groups 0 2 4 6, second halves, the same of groups 1 3 5 7
 };
+// Whether the groups of vectors 0 and 1, and those of 2 and 3, lie in the same lanes.
+TT_INLINE constexpr bool shares_lanes(Order order) {
+  return order != Order::kNatural;
+}
 
 #if defined(__AVX512F__)
 
@@ -42,6 +46,20 @@ TT_INLINE Vb vb_quads(const void* p, int64_t stride) {
   const __m256i high = _mm256_inserti128_si256(_mm256_castsi128_si256(quarter_load(c + 2 * stride)),
                                                quarter_load(c + 3 * stride), 1);
   return _mm512_maskz_inserti64x4(0xff, _mm512_castsi256_si512(low), high, 1);
+}
+// The first (i even) or second halves of four groups that lie behind each other.
+TT_INLINE Vb vb_group_halves(const void* p, int i) {
+  const Vb low = vb_load(p);
+  const Vb high = vb_load(static_cast<const char*>(p) + 64);
+  return i % 2 == 0 ? _mm512_maskz_shuffle_i64x2(0xff, low, high, 0x88)
+                    : _mm512_maskz_shuffle_i64x2(0xff, low, high, 0xdd);
+}
+// Bytes x in the first quarter, x << 2, x << 4, x << 6 in the others.
+TT_INLINE Vb vb_steps(int x) {
+  const auto pair = [](int low, int high) TT_LAMBDA_INLINE {
+    return _mm256_set_m128i(_mm_set1_epi8(static_cast<char>(high)), _mm_set1_epi8(static_cast<char>(low)));
+  };
+  return _mm512_maskz_inserti64x4(0xff, _mm512_castsi256_si512(pair(x, x << 2)), pair(x << 4, x << 6), 1);
 }
 // The low (i even) or high nibbles.
 TT_INLINE Vb vb_nibbles(Vb v, int i) {
@@ -132,14 +150,16 @@ struct Bytes<IQ4_XS> : BytesLayout<Order::kQuads, 128, false> {
   }
 };
 template <>
-struct Bytes<Q4_K> : BytesLayout<Order::kEvenOdd, 0, true> {
-  static TT_INLINE Vb load(const BlockQ4_K* b, int i) { return vb_nibbles(vb_load(b->qs + 64 * (i / 2)), i); }
+struct Bytes<Q4_K> : BytesLayout<Order::kEvenQuads, 0, true> {
+  static TT_INLINE Vb load(const BlockQ4_K* b, int i) { return vb_nibbles(vb_group_halves(b->qs, i), i / 2); }
 };
 template <>
-struct Bytes<Q5_K> : BytesLayout<Order::kEvenOdd, 0, true> {
+struct Bytes<Q5_K> : BytesLayout<Order::kEvenQuads, 0, true> {
   static TT_INLINE Vb load(const BlockQ5_K* b, int i) {
-    const int group = 4 * (i / 2) + i % 2;
-    return vb_add_where(vb_nibbles(vb_load(b->qs + 64 * (i / 2)), i), vb_twice(b->qh), group, group + 2, 16);
+    const Vb bits = _mm512_maskz_broadcast_i32x4(0xffff, quarter_load(b->qh + 16 * (i % 2)));
+    const Vb which = vb_steps(1 << i / 2);  // by group
+    const Vb nibbles = vb_nibbles(vb_group_halves(b->qs, i), i / 2);
+    return _mm512_mask_add_epi8(nibbles, _mm512_test_epi8_mask(bits, which), nibbles, vb_set1(16));
   }
 };
 template <>
@@ -299,8 +319,7 @@ struct Bytes<Q3_K> : BytesLayout<false, 4, false> {
 // Where the 16-byte piece j of the vectors comes from in natural order.
 template <Order kOrder>
 TT_INLINE constexpr int natural_piece(int j) {
-  const int group = kOrder == Order::kEvenOdd ? (j / 8 * 4 + j / 4 % 2 + j / 2 % 2 * 2) : 0;
-  return kOrder == Order::kNatural   ? j
-         : kOrder == Order::kEvenOdd ? 2 * group + j % 2
-                                     : j / 8 * 8 + j % 4 * 2 + j / 4 % 2;
+  return kOrder == Order::kNatural ? j
+         : kOrder == Order::kQuads ? j / 8 * 8 + j % 4 * 2 + j / 4 % 2
+                                   : j % 4 * 4 + j / 8 * 2 + j / 4 % 2;
 }
