@@ -9,7 +9,7 @@ constexpr int kNv = 2;
 constexpr int kNr = kNv * kLanes;
 constexpr int64_t kKc = 256;             // one super-block; a strip of 256 x 32 f32 is 32 KiB
 constexpr int64_t kRowWords = kKc + 16;  // between rows of words: they fall into different L1 sets
-constexpr int64_t kTaskRows = 512;       // rows of x that a task's unpacked weights serve, usually
+constexpr int64_t kTaskRows = 640;       // rows of x that a task's unpacked weights serve, usually
 constexpr int64_t kTaskOutputs = 128;
 constexpr int64_t kPackedBytes = 24 << 20;  // packed x beyond this is done in several rounds of rows
 

@@ -75,9 +75,9 @@ void bf16_tiles_task(void* arg, int64_t task, int32_t thread) {
 }
 
 GemmKernel bf16_tiles_kernel(Dtype dtype) {
-  return {kMultiplyBf16Tiles, kAmxBf16Rows,    kBf16Words,       kBf16Words,
-          narrow_row,         decode_bf16_row, decode_fn(dtype), 0,
-          kTileRows,          kAmxTaskRows,    pack_tiles,       bf16_tiles_task};
+  return {kMultiplyBf16Tiles, kAmxBf16Rows,         kBf16Words,       kBf16Words,
+          narrow_row,         bf16_words_fn(dtype), decode_fn(dtype), 0,
+          kTileRows,          kAmxTaskRows,         pack_tiles,       bf16_tiles_task};
 }
 
 // ---- int8: 16 rows of two digits by 32 outputs. Each group of weights has its scale, so that a product is

@@ -37,5 +37,6 @@ constexpr MultiplyFn kMultiplyBf16[kBf16Rows] = {
     multiply_bf16<11>, multiply_bf16<12>, multiply_bf16<13>, multiply_bf16<14>};
 
 GemmKernel bf16_gemm_kernel(Dtype dtype) {
-  return {kMultiplyBf16, kBf16Rows, kBf16Words, kBf16Words, narrow_row, decode_bf16_row, decode_fn(dtype), 0};
+  return {kMultiplyBf16,        kBf16Rows,        kBf16Words, kBf16Words, narrow_row,
+          bf16_words_fn(dtype), decode_fn(dtype), 0};
 }
