@@ -7,8 +7,8 @@
 // one argmin (two barriers). kFacility adds 4 n bytes, 3 n FLOPs and a sum (four barriers) per gain that it
 // must compute anew. Bound by latency: some microseconds a pick.
 //
-// kDeterminant has a kernel of its own, for as many rows as a block has threads: t n multiply-adds for pick t,
-// and 4 t n bytes of the factor.
+// kDeterminant has a kernel of its own, for as many rows as a block has threads: t n multiply-adds for pick
+// t, and 4 t n bytes of the factor.
 #include "kernels/cuda/greedy_determinant.cuh"
 
 namespace trimtok::cuda {
@@ -206,11 +206,10 @@ Status greedy_pick(const ExecContext& ctx, const GreedyPickArgs& a) {
     const bool in_shared = widest <= kSharedRows;
     const auto shared = in_shared ? static_cast<size_t>(widest) * sizeof(float) : 0;
     const dim3 block(row_threads(widest, kThreads));
-    const Status s =
-        a.rule == GreedyRule::kDeterminant
-            ? gpu::launch(determinant_kernel, dim3(n_batched), block, 0, ctx.stream, a, batch)
-            : gpu::launch(in_shared ? greedy_kernel<true> : greedy_kernel<false>, dim3(n_batched), block,
-                          shared, ctx.stream, a, batch);
+    const Status s = a.rule == GreedyRule::kDeterminant
+                         ? gpu::launch(determinant_kernel, dim3(n_batched), block, 0, ctx.stream, a, batch)
+                         : gpu::launch(in_shared ? greedy_kernel<true> : greedy_kernel<false>,
+                                       dim3(n_batched), block, shared, ctx.stream, a, batch);
     n_batched = 0;
     widest = 0;
     return s;

@@ -392,7 +392,7 @@ void greedy_task(void* arg, int64_t b, int32_t) {
 // kDeterminant, whose picks cost t n multiply-adds each: tasks share the rows of one problem after the other.
 // A pick reads 4 t n bytes of the factor, which lies pick by pick, so that all of it is read in order.
 
-constexpr int64_t kDeterminantRows = 512;  // of one task: their sums stay in the first cache
+constexpr int64_t kDeterminantRows = 512;   // of one task: their sums stay in the first cache
 constexpr int64_t kWorthThreads = 1 << 17;  // multiply-adds of a pick
 
 // The order of candidates, smallest first: every gain comes before every similarity, whatever they are.

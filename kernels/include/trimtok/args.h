@@ -211,14 +211,14 @@ enum class GreedyRule : int32_t {
   kMaxSum,       // least sum of similarities to the picks
   kMaxMin,       // least similarity to the nearest pick
   kFacility,     // largest sum over j of max(0, similarity to j - similarity of j to its nearest pick)
-  kDeterminant,  // largest gain of det(L) over the picks, L[i][j] = scale[i] scale[j] similarity(i, j); once no
-                 // row gains, least similarity to the nearest pick
+  kDeterminant,  // largest gain of det(L) over the picks, L[i][j] = scale[i] scale[j] similarity(i, j); once
+                 // no row gains, least similarity to the nearest pick
 };
 
 // kDeterminant: gain[i] starts as scale[i]^2 and loses e[i]^2 with every pick j that gains, where
-// e[i] = (scale[i] scale[j] similarity(j, i) - sum over such picks before of their e[i] e[j]) / sqrt(gain[j]).
-// What is left is nothing unless it is above both of these: the limit of the method, and the noise of f32
-// similarities, relative to scale[i]^2.
+// e[i] = (scale[i] scale[j] similarity(j, i) - sum over such picks before of their e[i] e[j]) /
+// sqrt(gain[j]). What is left is nothing unless it is above both of these: the limit of the method, and the
+// noise of f32 similarities, relative to scale[i]^2.
 constexpr double kLeastGain = 1e-8;
 constexpr double kGainNoise = 1e-5;
 // Every table rounds alike, so that ties fall alike. Gains are f64 (e^2 is exact there); e is f32: the sum by
@@ -235,8 +235,8 @@ struct GreedyProblem {
   const float* total = nullptr;   // [n]: sum over all j of similarity(i, j); null where first >= 0
   const float* scale = nullptr;   // [n]: kDeterminant; finite
   double* gain = nullptr;         // [n]: kDeterminant; kept by the caller, as state
-  Matrix state;  // [kFacility ? 3 : 1, n], kDeterminant: 1 + count rows or more; kept between calls
-  int32_t count = 0;              // <= n
+  Matrix state;       // [kFacility ? 3 : 1, n], kDeterminant: 1 + count rows or more; kept between calls
+  int32_t count = 0;  // <= n
   int32_t first = -1;
   float stop_at = 3.4e38f;  // kMaxMin: stop when every row that is left has a pick at least this similar
 };
