@@ -70,8 +70,7 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x != 0) return;
   out->best[blockIdx.x] = best;
   if (blockIdx.x == 0) {
-    const Found found = t < 0 ? Found::kBroken : Found::kRow;
-    out->progress = {max(t, 0), t >= 0 && t < w.p.count ? 1 : 0, found};
+    out->progress = {max(t, 0), t >= 0 && t < w.p.count ? 1 : 0, t < 0 ? Found::kBroken : Found::kRow};
   }
 }
 
