@@ -7,12 +7,12 @@
 // Output may alias an input only where the contract says so.
 //
 // On a device (the CUDA table) every pointer in these structs points to device memory: matrices, vectors,
-// ids, begin, end, slot, total, done. One exception: `problems` is an array on the host, read before the call
-// returns; the pointers inside it are the device's. The host cannot look into device arrays before a launch,
-// so a number in them that breaks the contract is not kBadArgument there: the output rows that it concerns
-// become NaN, a row that goes to a place outside is left out, a slot outside gram or a done below 0 ends its
-// problem (the picks that are left become -1, done becomes count), a done above count counts as count, and
-// nothing is read or written outside the matrices.
+// ids, begin, end, slot, total, scale, gain, done. One exception: `problems` is an array on the host, read
+// before the call returns; the pointers inside it are the device's. The host cannot look into device arrays
+// before a launch, so a number in them that breaks the contract is not kBadArgument there: the output rows
+// that it concerns become NaN, a row that goes to a place outside is left out, a slot outside gram or a done
+// below 0 ends its problem (the picks that are left become -1, done becomes count), a done above count counts
+// as count, and nothing is read or written outside the matrices.
 //
 // Structs compare by member, pointers by value: equal arguments are the same launch on a device.
 #pragma once
