@@ -177,11 +177,16 @@ namespace {
 bool valid_problem(const GreedyProblem& p, const GreedyPickArgs& a) {
   if (!valid_f32(p.gram) || !valid_f32(p.state) || !valid_vector(p.total)) return false;
   const int64_t n = p.gram.cols;
-  const int64_t state_rows = a.rule == GreedyRule::kFacility ? 3 : 1;
-  if (p.state.rows != state_rows || p.state.cols != n) return false;
-  if (p.count < 0 || p.count > n || p.count > a.out.cols) return false;
+  if (p.count < 0 || p.count > n || p.count > a.out.cols || p.state.cols != n) return false;
   if (p.first >= n || std::isnan(p.stop_at)) return false;
-  if (p.first < 0 && p.total == nullptr && p.count > 0) return false;
+  if (a.rule == GreedyRule::kDeterminant) {
+    if (p.state.rows < 1 + int64_t{p.count}) return false;
+    if (!valid_vector(p.scale) || reinterpret_cast<uintptr_t>(p.gain) % alignof(double) != 0) return false;
+    if (p.count > 0 && (p.scale == nullptr || p.gain == nullptr)) return false;
+  } else {
+    if (p.state.rows != (a.rule == GreedyRule::kFacility ? 3 : 1)) return false;
+    if (p.first < 0 && p.total == nullptr && p.count > 0) return false;
+  }
   return p.slot != nullptr || p.gram.rows == n;
 }
 
@@ -189,7 +194,7 @@ bool valid_problem(const GreedyProblem& p, const GreedyPickArgs& a) {
 
 Status check_greedy_pick_shapes(const GreedyPickArgs& a) {
   if (a.out.dtype != Dtype::kI32 || !valid(a.out)) return Status::kBadArgument;
-  if (a.rule < GreedyRule::kMaxSum || a.rule > GreedyRule::kFacility) return Status::kBadArgument;
+  if (a.rule < GreedyRule::kMaxSum || a.rule > GreedyRule::kDeterminant) return Status::kBadArgument;
   if (a.scores.data != nullptr && !(valid_f32(a.scores) && same_shape(a.scores, a.out))) {
     return Status::kBadArgument;
   }

@@ -137,7 +137,7 @@ void check_args(PointerCheck& check, const GramArgs& a) {
   TT_CHECK(out), TT_CHECK(x);
 }
 void check_args(PointerCheck& check, const GreedyProblem& a) {
-  TT_CHECK(gram), TT_CHECK(slot), TT_CHECK(total), TT_CHECK(state);
+  TT_CHECK(gram), TT_CHECK(slot), TT_CHECK(total), TT_CHECK(scale), TT_CHECK(gain), TT_CHECK(state);
 }
 void check_args(PointerCheck& check, const GreedyPickArgs& a) {
   TT_CHECK(out), TT_CHECK(scores), TT_CHECK(done);

@@ -52,15 +52,7 @@ void select_divprune(SelectorContext& c) {
   const std::vector<float> nearest = nearest_other(c.backend, c.control, scene.unit, set.gram());
   const auto first = std::min_element(nearest.begin(), nearest.end()) - nearest.begin();
   set.pick(c.report.budget, static_cast<int32_t>(first));
-  std::vector<int32_t> picks = set.picks();
-  give_floor(scene.picture, scene.n_pictures, picks, [&](int32_t k) {
-    std::vector<int32_t> own;
-    for (int32_t i = scene.begin[static_cast<size_t>(k)]; i < scene.begin[static_cast<size_t>(k) + 1]; ++i) {
-      own.push_back(i);
-    }
-    return set.next_among(own);
-  });
-  c.report.kept = split_by_picture(scene, picks);
+  c.report.kept = split_by_picture(scene, picks_with_floor(scene, set));
 }
 
 }  // namespace trimtok

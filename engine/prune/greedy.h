@@ -16,6 +16,10 @@ class GreedySet {
   GreedySet(Backend& backend, const RunControl& control, const ConstMatrix& y, GreedyRule rule,
             const Pictures& pictures = {}, int64_t max_whole = GramRows::kMaxWhole);
 
+  // kDeterminant with this scale (see GreedyProblem), for at most `most` picks.
+  GreedySet(Backend& backend, const RunControl& control, const ConstMatrix& y, std::vector<float> scale,
+            int64_t most);
+
   // Picks until there are `count`, or until `stop_at` is reached (see GreedyProblem). first < 0: by the rule.
   void pick(int64_t count, int32_t first = -1, float stop_at = 3.4e38f);
   const std::vector<int32_t>& picks() const { return picks_; }
@@ -25,15 +29,24 @@ class GreedySet {
 
  private:
   bool stopped(float stop_at) const;
+  int32_t next_stop(int32_t done, int64_t count) const;
   void load_missing(int32_t first);
   double gain(int32_t i, const float* best);
+  void read_gains();
+  int32_t best_by_determinant(std::span<const int32_t> rows) const;
 
   Backend& backend_;
   const RunControl& control_;
   GreedyRule rule_;
+  Matrix state_;
   GramRows gram_;
   std::vector<float> total_;
-  Matrix state_;
+  // kDeterminant only.
+  std::vector<float> scale_;
+  std::vector<double> gains_;  // as read_gains() has found them in gain_, and nearest_ in row 0 of state_
+  double* gain_ = nullptr;
+  const float* nearest_ = nullptr;
+  Buffer nearest_copy_;
   std::vector<int32_t> picks_;
 };
 
@@ -42,5 +55,8 @@ class GreedySet {
 // order and returns a row of k. Given rows come last.
 void give_floor(std::span<const int32_t> picture, int64_t n_pictures, std::vector<int32_t>& picks,
                 const std::function<int32_t(int32_t)>& next);
+
+// The picks of a set over all rows of a scene, with floor.
+std::vector<int32_t> picks_with_floor(const Scene& scene, GreedySet& set);
 
 }  // namespace trimtok

@@ -6,12 +6,15 @@
 // that are wider go to greedy_wide.cu. Per pick: 4 n bytes of gram from L2 or DRAM, 2 n FLOPs,
 // one argmin (two barriers). kFacility adds 4 n bytes, 3 n FLOPs and a sum (four barriers) per gain that it
 // must compute anew. Bound by latency: some microseconds a pick.
-#include "kernels/cuda/greedy.cuh"
+//
+// kDeterminant has a kernel of its own, for as many rows as a block has threads: t n multiply-adds for pick
+// t, and 4 t n bytes of the factor.
+#include "kernels/cuda/greedy_determinant.cuh"
 
 namespace trimtok::cuda {
 namespace {
 
-constexpr unsigned kThreads = 1024;
+constexpr unsigned kThreads = kMostThreads;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int kBatch = 24;  // problems of one launch: they travel as kernel parameters
 
@@ -101,6 +104,15 @@ __device__ __forceinline__ Best take(const GreedyProblem& p, GreedyRule rule, in
   return block_smallest(low, slots.best);
 }
 
+// A number that breaks the contract: no further picks, and nobody waits for them.
+__device__ __forceinline__ void end_problem(Found found, int t, int count, int32_t* picks, int32_t* done) {
+  const bool broken = found == Found::kBroken;
+  for (int i = t + static_cast<int>(threadIdx.x); broken && i < count; i += static_cast<int>(blockDim.x)) {
+    picks[i] = -1;
+  }
+  if (threadIdx.x == 0) *done = broken ? count : t;
+}
+
 template <bool kShared>
 __global__ void __launch_bounds__(kThreads, 1)
     greedy_kernel(const __grid_constant__ GreedyPickArgs a, const __grid_constant__ Batch batch) {
@@ -141,17 +153,44 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (threadIdx.x == 0 && scores != nullptr) scores[t] = pick.value;
     low = take(p, a.rule, pick.index, g, n, state, slots);
   }
-  // A number that breaks the contract: no further picks, and nobody waits for them.
-  if (found == Found::kBroken) {
-    for (int i = t + static_cast<int>(threadIdx.x); i < p.count; i += static_cast<int>(blockDim.x)) {
-      picks[i] = -1;
-    }
-    t = p.count;
-  }
-  if (threadIdx.x == 0) a.done[b] = t;
+  end_problem(found, t, p.count, picks, a.done + b);
   for (int i = static_cast<int>(threadIdx.x); kShared && i < n; i += static_cast<int>(blockDim.x)) {
     row_of<float>(p.state, 0)[i] = state[i];
   }
+}
+
+// A thread keeps its row's gain and nearest pick in registers.
+__global__ void __launch_bounds__(kThreads, 1)
+    determinant_kernel(const __grid_constant__ GreedyPickArgs a, const __grid_constant__ Batch batch) {
+  GPU_SHARED(BestOf<double>, slots, [kWarps]);
+  GPU_SHARED(float, staged, [kStaged]);
+  const GreedyProblem& p = batch.problem[blockIdx.x];
+  const int64_t b = batch.row[blockIdx.x];
+  const auto i = static_cast<int>(threadIdx.x);
+  const bool own = i < static_cast<int>(p.gram.cols);
+  auto* picks = row_of<int32_t>(a.out, b);
+  int t = a.done[b];
+  __syncthreads();  // done is written below
+  if (t >= p.count) return;
+  Found found = t < 0 ? Found::kBroken : Found::kRow;
+  t = max(t, 0);
+
+  DeterminantRow row{};
+  if (own) row = load_row(p, t, i);
+  BestOf<double> pick = block_smallest(own ? candidate(row, i) : nothing<double>(), slots);
+  for (; found == Found::kRow && t < p.count; ++t) {
+    const float* g = nullptr;
+    found = pick.index == kNone ? Found::kBroken : gram_row(p, pick.index, &g);
+    if (found != Found::kRow) break;
+    if (i == 0) picks[t] = pick.index;
+    if (i == 0 && a.scores.data != nullptr) row_of<float>(a.scores, b)[t] = score_of(pick);
+    float dot = 0.0f;
+    if (gain_of(pick) > 0.0) dot = factor_dot(p, t, i, own && row.gain > 0.0, pick.index, staged);
+    if (own) take_pick(p, t, pick, g, dot, i, row);
+    pick = block_smallest(own ? candidate(row, i) : nothing<double>(), slots);
+  }
+  end_problem(found, t, p.count, picks, a.done + b);
+  if (own) store_row(p, i, row);
 }
 
 }  // namespace
@@ -166,8 +205,11 @@ Status greedy_pick(const ExecContext& ctx, const GreedyPickArgs& a) {
   const auto launch_batch = [&] {
     const bool in_shared = widest <= kSharedRows;
     const auto shared = in_shared ? static_cast<size_t>(widest) * sizeof(float) : 0;
-    const Status s = gpu::launch(in_shared ? greedy_kernel<true> : greedy_kernel<false>, dim3(n_batched),
-                                 dim3(row_threads(widest, kThreads)), shared, ctx.stream, a, batch);
+    const dim3 block(row_threads(widest, kThreads));
+    const Status s = a.rule == GreedyRule::kDeterminant
+                         ? gpu::launch(determinant_kernel, dim3(n_batched), block, 0, ctx.stream, a, batch)
+                         : gpu::launch(in_shared ? greedy_kernel<true> : greedy_kernel<false>,
+                                       dim3(n_batched), block, shared, ctx.stream, a, batch);
     n_batched = 0;
     widest = 0;
     return s;

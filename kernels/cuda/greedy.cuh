@@ -7,25 +7,31 @@ namespace trimtok::cuda {
 
 constexpr int kNone = 0x7fffffff;
 
-struct Best {
-  float value;
+template <typename Value>  // float; kDeterminant: double
+struct BestOf {
+  Value value;
   int index;  // kNone: nothing but NaN
 };
+using Best = BestOf<float>;
 
-__device__ __forceinline__ Best nothing() {
+template <typename Value = float>
+__device__ __forceinline__ BestOf<Value> nothing() {
   return {__int_as_float(0x7f800000), kNone};
 }
 
 // The smaller value, or the lower index of equal ones. NaN loses.
-__device__ __forceinline__ Best smaller(const Best& a, const Best& b) {
+template <typename Value>
+__device__ __forceinline__ BestOf<Value> smaller(const BestOf<Value>& a, const BestOf<Value>& b) {
   return b.value < a.value || (b.value == a.value && b.index < a.index) ? b : a;
 }
 
 // Over a block of whole warps; slots: shared, one a warp. Every thread gets the result.
-__device__ __forceinline__ Best block_smallest(Best best, Best* slots) {
+template <typename Value>
+__device__ __forceinline__ BestOf<Value> block_smallest(BestOf<Value> best, BestOf<Value>* slots) {
 #pragma unroll
   for (int o = kWarp / 2; o > 0; o /= 2) {
-    const Best other{__shfl_xor_sync(kAllLanes, best.value, o), __shfl_xor_sync(kAllLanes, best.index, o)};
+    const BestOf<Value> other{__shfl_xor_sync(kAllLanes, best.value, o),
+                              __shfl_xor_sync(kAllLanes, best.index, o)};
     best = smaller(best, other);
   }
   if (threadIdx.x % kWarp == 0) slots[threadIdx.x / kWarp] = best;
@@ -48,18 +54,21 @@ __device__ __forceinline__ Found gram_row(const GreedyProblem& p, int i, const f
 
 // Rows of a problem that one block keeps in shared memory: 44 KiB, what it may have without asking. Problems
 // with more go to greedy_wide; but for kFacility, and for many picks from rows that may be missing: every
-// launch behind the missing row would be for nothing, each time that the caller comes back.
+// launch behind the missing row would be for nothing, each time that the caller comes back. A pick of
+// kDeterminant is worth a launch wherever a block has no thread for every row: it reads all of the factor.
 constexpr int64_t kSharedRows = 11 * 1024;
 constexpr int32_t kPicksWithGaps = 256;
+constexpr unsigned kMostThreads = 1024;
 
 inline bool is_wide(const GreedyPickArgs& a, int64_t b) {
   const GreedyProblem& p = a.problems[b];
+  if (a.rule == GreedyRule::kDeterminant) return p.gram.cols > kMostThreads;
   const bool worth_it = p.slot == nullptr || p.count <= kPicksWithGaps;
   return p.gram.cols > kSharedRows && a.rule != GreedyRule::kFacility && worth_it;
 }
 
 // Picks of problem b by many blocks; scratch: kWideScratch bytes, free again for the next problem.
-constexpr size_t kWideScratch = 8192;
+constexpr size_t kWideScratch = 16384;
 Status greedy_wide(const ExecContext& ctx, const GreedyPickArgs& a, int64_t b, void* scratch);
 
 }  // namespace trimtok::cuda

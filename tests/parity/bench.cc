@@ -271,24 +271,40 @@ void bench_pruning(Bench& bench, Rng& rng) {
             bytes + static_cast<double>(rows * rows * 4), static_cast<double>(rows * rows * cols));
   const Tensor similarity = normal(rng, rows, rows);
   const Array<float> total(static_cast<size_t>(rows), 1.0f);
-  for (const GreedyRule rule : {GreedyRule::kMaxSum, GreedyRule::kMaxMin, GreedyRule::kFacility}) {
+  // Positive definite, so that every pick gains.
+  const Tensor cosines(kF32, rows, rows);
+  {
+    const KernelTable& ref = *cpu_table(Isa::kRef);
+    const Execution execution(Execution::Threads::kNone, 1, 1);
+    (void)ref.unit_rows(execution.context(), UnitRowsArgs{unit.matrix(), x.matrix(), nullptr});
+    (void)ref.gram(execution.context(), GramArgs{cosines.matrix(), unit.matrix(), 0, rows});
+  }
+  const Array<float> scale(static_cast<size_t>(rows), 1.0f);
+  Array<double> gain(static_cast<size_t>(rows));
+  for (const GreedyRule rule :
+       {GreedyRule::kMaxSum, GreedyRule::kMaxMin, GreedyRule::kFacility, GreedyRule::kDeterminant}) {
     const bool facility = rule == GreedyRule::kFacility;
-    const Tensor state(kF32, facility ? 3 : 1, rows);
+    const bool determinant = rule == GreedyRule::kDeterminant;
+    const Tensor state(kF32, facility ? 3 : determinant ? 1 + picks : 1, rows);
     GreedyProblem problem;
-    problem.gram = similarity.matrix();
+    problem.gram = determinant ? cosines.matrix() : similarity.matrix();
     problem.total = total.data();
+    problem.scale = scale.data();
+    problem.gain = gain.data();
     problem.state = state.matrix();
     problem.count = picks;
     Array<int32_t> done = {0};
     const Tensor out(Dtype::kI32, 1, picks);
-    const char* names[] = {"max_sum", "max_min", "facility"};
-    const double read =
-        facility ? static_cast<double>(rows * rows * 4) : static_cast<double>(picks * rows * 4);
+    const char* names[] = {"max_sum", "max_min", "facility", "determinant"};
+    const auto picked = static_cast<double>(picks * rows);
+    // The factor: written once, and read by every later pick.
+    const double of_factor = determinant ? picked * (picks + 1) / 2 : 0.0;
+    const double read = 4.0 * (facility ? static_cast<double>(rows * rows) : picked + of_factor);
     bench.row(Op::k_greedy_pick, &KernelTable::greedy_pick,
               GreedyPickArgs{out.matrix(), Matrix{}, &problem, done.data(), rule},
               std::string("n=576 count=64 ") + names[static_cast<int32_t>(rule)], read,
-              facility ? 3.0 * static_cast<double>(rows * rows) : 2.0 * static_cast<double>(picks * rows),
-              Compute::kF32, [&] { done[0] = 0; });
+              facility ? 3.0 * static_cast<double>(rows * rows) : 2.0 * (picked + of_factor), Compute::kF32,
+              [&] { done[0] = 0; });
   }
 }
 

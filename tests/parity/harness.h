@@ -273,6 +273,9 @@ class Suite {
 // Literal results of small inputs, so that ref itself is held to something.
 void check_anchors(Suite& suite, Op op);
 void prune_anchors(Suite& suite, Op op);
+// Those of greedy_pick by kDeterminant.
+void determinant_anchors(Suite& suite);
+void check_determinant(Suite& suite);
 
 // A copy of `table` with a deliberate bug in every op; false for an unknown kind.
 // tail: the last column of a row is left out unless cols is a multiple of 8. guard: one element is written

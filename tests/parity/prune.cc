@@ -236,6 +236,7 @@ void prune_anchors(Suite& s, Op op) {
                       GreedyPickArgs{out.matrix(), Matrix{}, &p, done.data(), rule},
                       expected[static_cast<int32_t>(rule)]);
     }
+    determinant_anchors(s);
   }
 }
 
@@ -461,6 +462,7 @@ void check_greedy_pick(Suite& s) {
     }
     if (s.begin_case("rule=%d missing rows, all picked", name)) check_missing_rows(s, rule, 19, 19);
   }
+  check_determinant(s);
   if (s.begin_case("bad arguments")) {
     Picking picking;
     picking.add(s, 5, 3, 0.25f);
@@ -477,7 +479,7 @@ void check_greedy_pick(Suite& s) {
       if (kind == 4) p.state.cols = 4;
       if (kind == 5) picking.done[0] = 4;
       if (kind == 6) bad.out.dtype = kF32;
-      if (kind == 7) bad.rule = static_cast<GreedyRule>(3);
+      if (kind == 7) bad.rule = static_cast<GreedyRule>(4);
       if (kind == 3 || kind == 5) {
         s.expect_contents_rejected(&KernelTable::greedy_pick, out, bad, -1);
       } else {

@@ -108,6 +108,63 @@ void pick_rows(const GreedyPickArgs& a, int64_t b, double* state) {
   for (int64_t j = 0; j < n; ++j) kept[j] = static_cast<float>(state[j]);
 }
 
+double gain_left(double gain, float scale) {
+  const double whole = static_cast<double>(scale) * scale;
+  return gain > std::max(kLeastGain, kGainNoise * whole) ? gain : 0.0;
+}
+
+// Of the first t picks' e of rows i and j, which lie behind row 0 of the state.
+float factor_dot(const GreedyProblem& p, int64_t t, int64_t i, int64_t j) {
+  float sum = 0.0f;
+  for (int64_t group = 0; group < t; group += kFactorGroup) {
+    float part = 0.0f;
+    for (int64_t s = group; s < std::min(t, group + kFactorGroup); ++s) {
+      const float* e = row<float>(p.state, 1 + s);
+      part = std::fma(e[i], e[j], part);
+    }
+    sum += part;
+  }
+  return sum;
+}
+
+void add_to_factor(const GreedyProblem& p, int64_t t, int64_t pick, const float* g) {
+  const auto root = static_cast<float>(std::sqrt(p.gain[pick]));
+  for (int64_t i = 0; i < p.gram.cols; ++i) {
+    if (p.gain[i] <= 0.0) continue;  // for good: its e are not needed again
+    const float sum = factor_dot(p, t, i, pick);
+    const float e = std::fma(p.scale[i] * p.scale[pick], g[i], -sum) / root;
+    row<float>(p.state, 1 + t)[i] = e;
+    if (i != pick) p.gain[i] = gain_left(p.gain[i] - static_cast<double>(e) * e, p.scale[i]);
+  }
+}
+
+void pick_by_determinant(const GreedyPickArgs& a, int64_t b) {
+  const GreedyProblem& p = a.problems[b];
+  const int64_t n = p.gram.cols;
+  float* nearest = row<float>(p.state, 0);
+  int64_t t = a.done[b];
+  for (int64_t i = 0; t == 0 && p.count > 0 && i < n; ++i) {
+    nearest[i] = std::numeric_limits<float>::lowest();
+    p.gain[i] = gain_left(static_cast<double>(p.scale[i]) * p.scale[i], p.scale[i]);
+  }
+  for (; t < p.count; ++t) {
+    int64_t pick = std::max_element(p.gain, p.gain + n) - p.gain;
+    const bool gains = p.gain[pick] > 0.0;
+    if (!gains) pick = std::min_element(nearest, nearest + n) - nearest;
+    const float* g = gram_row(p, pick);
+    if (g == nullptr) break;
+    row<int32_t>(a.out, b)[t] = static_cast<int32_t>(pick);
+    if (a.scores.data != nullptr) {
+      row<float>(a.scores, b)[t] = gains ? static_cast<float>(p.gain[pick]) : nearest[pick];
+    }
+    if (gains) add_to_factor(p, t, pick, g);
+    p.gain[pick] = -kInf;
+    nearest[pick] = std::numeric_limits<float>::infinity();
+    for (int64_t i = 0; i < n; ++i) nearest[i] = std::max(nearest[i], g[i]);
+  }
+  a.done[b] = static_cast<int32_t>(t);
+}
+
 }  // namespace
 
 Status unit_rows(const ExecContext& ctx, const UnitRowsArgs& a) {
@@ -153,6 +210,10 @@ Status gram(const ExecContext& ctx, const GramArgs& a) {
 
 Status greedy_pick(const ExecContext& ctx, const GreedyPickArgs& a) {
   if (const Status s = check_greedy_pick_args(a); s != Status::kOk) return s;
+  if (a.rule == GreedyRule::kDeterminant) {
+    for_each(ctx, a.out.rows, [&](int64_t b, int32_t) { pick_by_determinant(a, b); });
+    return Status::kOk;
+  }
   int64_t widest = 0;
   for (int64_t b = 0; b < a.out.rows; ++b) widest = std::max(widest, a.problems[b].gram.cols);
   if (widest == 0) return Status::kOk;

@@ -389,8 +389,168 @@ void greedy_task(void* arg, int64_t b, int32_t) {
   a.done[b] = static_cast<int32_t>(t);
 }
 
+// kDeterminant, whose picks cost t n multiply-adds each: tasks share the rows of one problem after the other.
+// A pick reads 4 t n bytes of the factor, which lies pick by pick, so that all of it is read in order.
+
+constexpr int64_t kDeterminantRows = 512;   // of one task: their sums stay in the first cache
+constexpr int64_t kWorthThreads = 1 << 17;  // multiply-adds of a pick
+
+// The order of candidates, smallest first: every gain comes before every similarity, whatever they are.
+TT_INLINE double candidate_key(double gain, float nearest) {
+  return gain > 0.0 ? -0x1p200 * gain : static_cast<double>(nearest);
+}
+
+TT_INLINE double gain_left(double gain, float scale) {
+  const double noise = kGainNoise * (static_cast<double>(scale) * static_cast<double>(scale));
+  return gain > (noise > kLeastGain ? noise : kLeastGain) ? gain : 0.0;
+}
+
+struct Candidate {
+  double key;
+  int64_t row;
+};
+
+struct DeterminantJob {
+  const GreedyProblem* p;
+  int64_t n_tasks;
+  int64_t t;
+  int64_t pick;
+  const float* g;    // its row of gram
+  float root;        // of its gain; 0: nothing is left to gain
+  Candidate* found;  // [n_tasks]: the best of each task's rows, after the pick
+};
+
+// sums[i] of rows [first, first + n) with the pick, over all picks so far; n <= kDeterminantRows.
+void factor_dots(const DeterminantJob& job, int64_t first, int64_t n, float* sums) {
+  for (int64_t i = 0; i < n; ++i) sums[i] = 0.0f;
+  for (int64_t group = 0; group < job.t; group += kFactorGroup) {
+    const int64_t m = imin(kFactorGroup, job.t - group);
+    const float* e[kFactorGroup];
+    float of_pick[kFactorGroup];
+    for (int64_t u = 0; u < m; ++u) {
+      const float* row = f32_row(job.p->state, 1 + group + u);
+      e[u] = row + first;
+      of_pick[u] = row[job.pick];
+    }
+    int64_t i = 0;
+    if (m == kFactorGroup) {
+      for (; i + kLanes <= n; i += kLanes) {
+        Vf part = vzero();
+        TT_UNROLL
+        for (int u = 0; u < kFactorGroup; ++u) part = vfma(vload(e[u] + i), vset1(of_pick[u]), part);
+        vstore(sums + i, vadd(vload(sums + i), part));
+      }
+    }
+    for (; i < n; i += kLanes) {
+      const int64_t lanes = imin(kLanes, n - i);
+      Vf part = vzero();
+      for (int64_t u = 0; u < m; ++u) part = vfma(vload_n(e[u] + i, lanes), vset1(of_pick[u]), part);
+      vstore_n(sums + i, vadd(vload_n(sums + i, lanes), part), lanes);
+    }
+  }
+}
+
+// The pick's row of the factor, and what it leaves of the gains, for rows [first, first + n).
+void add_to_factor(const DeterminantJob& job, int64_t first, int64_t n) {
+  float sums[kDeterminantRows];
+  factor_dots(job, first, n, sums);
+  const float* scale = job.p->scale + first;
+  const float* g = job.g + first;
+  float* e = f32_row(job.p->state, 1 + job.t) + first;
+  const Vf scale_of_pick = vset1(job.p->scale[job.pick]);
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const int64_t lanes = imin(kLanes, n - i);
+    const Vf scales = vmul(vload_n(scale + i, lanes), scale_of_pick);
+    const Vf rest = vfms(scales, vload_n(g + i, lanes), vload_n(sums + i, lanes));
+    vstore_n(e + i, vdiv(rest, vset1(job.root)), lanes);
+  }
+  double* gain = job.p->gain + first;
+  for (int64_t i = 0; i < n; ++i) {
+    const double lost = static_cast<double>(e[i]) * static_cast<double>(e[i]);
+    if (gain[i] > 0.0) gain[i] = gain_left(gain[i] - lost, scale[i]);
+  }
+}
+
+Candidate best_candidate(const GreedyProblem& p, int64_t first, int64_t n) {
+  const float* nearest = f32_row(p.state, 0);
+  Candidate best = {INFINITY, first};
+  for (int64_t i = first; i < first + n; ++i) {
+    const double key = candidate_key(p.gain[i], nearest[i]);
+    if (key < best.key) best = {key, i};
+  }
+  return best;
+}
+
+void determinant_task(void* arg, int64_t task, int32_t) {
+  const DeterminantJob& job = *static_cast<const DeterminantJob*>(arg);
+  const GreedyProblem& p = *job.p;
+  const int64_t first = task * kDeterminantRows;
+  const int64_t n = imin(kDeterminantRows, p.gram.cols - first);
+  if (job.root > 0.0f) add_to_factor(job, first, n);
+  float* nearest = f32_row(p.state, 0);
+  if (job.pick >= first && job.pick < first + n) {
+    p.gain[job.pick] = -static_cast<double>(INFINITY);
+    nearest[job.pick] = INFINITY;
+  }
+  update_state<false>(nearest + first, job.g + first, n);
+  job.found[task] = best_candidate(p, first, n);
+}
+
+void start_determinant(const GreedyProblem& p) {
+  float* nearest = f32_row(p.state, 0);
+  for (int64_t i = 0; i < p.gram.cols; ++i) {
+    nearest[i] = -0x1.fffffep127f;
+    p.gain[i] = gain_left(static_cast<double>(p.scale[i]) * static_cast<double>(p.scale[i]), p.scale[i]);
+  }
+}
+
+void pick_by_determinant(const ExecContext& ctx, const GreedyPickArgs& a, int64_t b, Candidate* found) {
+  const GreedyProblem& p = a.problems[b];
+  const int64_t n = p.gram.cols;
+  DeterminantJob job;
+  job.p = &p;
+  job.n_tasks = ceil_div(n, kDeterminantRows);
+  job.t = a.done[b];
+  job.found = found;
+  if (job.t >= p.count) return;
+  if (job.t == 0) start_determinant(p);
+  Candidate best = best_candidate(p, 0, n);
+  for (; job.t < p.count; ++job.t) {
+    job.pick = best.row;
+    job.g = gram_row(p, job.pick);
+    if (job.g == nullptr) break;
+    const double gain = p.gain[job.pick] > 0.0 ? p.gain[job.pick] : 0.0;
+    job.root = static_cast<float>(sqrt(gain));
+    reinterpret_cast<int32_t*>(static_cast<char*>(a.out.data) + b * a.out.stride)[job.t] =
+        static_cast<int32_t>(job.pick);
+    if (a.scores.data != nullptr) {
+      f32_row(a.scores, b)[job.t] = static_cast<float>(gain > 0.0 ? gain : best.key);
+    }
+    if (job.root > 0.0f && job.t * n >= kWorthThreads) {
+      run_tasks(ctx, job.n_tasks, determinant_task, &job);
+    } else {
+      for (int64_t task = 0; task < job.n_tasks; ++task) determinant_task(&job, task, 0);
+    }
+    best = found[0];
+    for (int64_t task = 1; task < job.n_tasks; ++task) {
+      if (found[task].key < best.key) best = found[task];
+    }
+  }
+  a.done[b] = static_cast<int32_t>(job.t);
+}
+
 Status greedy_pick(const ExecContext& ctx, const GreedyPickArgs& a) {
   if (const Status s = check_greedy_pick_args(a); s != Status::kOk) return s;
+  if (a.rule == GreedyRule::kDeterminant) {
+    int64_t widest = 0;
+    for (int64_t b = 0; b < a.out.rows; ++b) widest = imax(widest, a.problems[b].gram.cols);
+    if (widest == 0) return Status::kOk;
+    const auto bytes = static_cast<size_t>(ceil_div(widest, kDeterminantRows)) * sizeof(Candidate);
+    auto* found = static_cast<Candidate*>(get_scratch(ctx, bytes));
+    if (found == nullptr) return Status::kOutOfMemory;
+    for (int64_t b = 0; b < a.out.rows; ++b) pick_by_determinant(ctx, a, b, found);
+    return Status::kOk;
+  }
   GreedyPickArgs* args = const_cast<GreedyPickArgs*>(&a);  // tasks take void*, and only read it
   run_tasks(ctx, a.out.rows, greedy_task, args);
   return Status::kOk;

@@ -7,12 +7,12 @@
 // Output may alias an input only where the contract says so.
 //
 // On a device (the CUDA table) every pointer in these structs points to device memory: matrices, vectors,
-// ids, begin, end, slot, total, done. One exception: `problems` is an array on the host, read before the call
-// returns; the pointers inside it are the device's. The host cannot look into device arrays before a launch,
-// so a number in them that breaks the contract is not kBadArgument there: the output rows that it concerns
-// become NaN, a row that goes to a place outside is left out, a slot outside gram or a done below 0 ends its
-// problem (the picks that are left become -1, done becomes count), a done above count counts as count, and
-// nothing is read or written outside the matrices.
+// ids, begin, end, slot, total, scale, gain, done. One exception: `problems` is an array on the host, read
+// before the call returns; the pointers inside it are the device's. The host cannot look into device arrays
+// before a launch, so a number in them that breaks the contract is not kBadArgument there: the output rows
+// that it concerns become NaN, a row that goes to a place outside is left out, a slot outside gram or a done
+// below 0 ends its problem (the picks that are left become -1, done becomes count), a done above count counts
+// as count, and nothing is read or written outside the matrices.
 //
 // Structs compare by member, pointers by value: equal arguments are the same launch on a device.
 #pragma once
@@ -208,20 +208,35 @@ struct GramArgs {
 };
 
 enum class GreedyRule : int32_t {
-  kMaxSum,    // least sum of similarities to the picks
-  kMaxMin,    // least similarity to the nearest pick
-  kFacility,  // largest sum over j of max(0, similarity to j - similarity of j to its nearest pick)
+  kMaxSum,       // least sum of similarities to the picks
+  kMaxMin,       // least similarity to the nearest pick
+  kFacility,     // largest sum over j of max(0, similarity to j - similarity of j to its nearest pick)
+  kDeterminant,  // largest gain of det(L) over the picks, L[i][j] = scale[i] scale[j] similarity(i, j); once
+                 // no row gains, least similarity to the nearest pick
 };
+
+// kDeterminant: gain[i] starts as scale[i]^2 and loses e[i]^2 with every pick j that gains, where
+// e[i] = (scale[i] scale[j] similarity(j, i) - sum over such picks before of their e[i] e[j]) /
+// sqrt(gain[j]). What is left is nothing unless it is above both of these: the limit of the method, and the
+// noise of f32 similarities, relative to scale[i]^2.
+constexpr double kLeastGain = 1e-8;
+constexpr double kGainNoise = 1e-5;
+// Every table rounds alike, so that ties fall alike. Gains are f64 (e^2 is exact there); e is f32: the sum by
+// fused multiply-adds over groups of this many picks, each from 0, which are added in their order; then
+// fma(scale[i] scale[j], similarity, -sum) / f32(sqrt(gain[j])).
+constexpr int32_t kFactorGroup = 16;
 
 // One set of n rows from which `count` are picked one after another; ties go to the lowest index.
 // The first pick is `first`, or, where that is negative, the row with the least `total` (kFacility: the
-// largest).
+// largest). kDeterminant reads neither: its first pick is like every other.
 struct GreedyProblem {
   ConstMatrix gram;               // [S, n]; finite
   const int32_t* slot = nullptr;  // [n]: which row of gram belongs to row i, -1: none yet; null: row i itself
   const float* total = nullptr;   // [n]: sum over all j of similarity(i, j); null where first >= 0
-  Matrix state;                   // [kFacility ? 3 : 1, n]; kept by the caller between calls
-  int32_t count = 0;              // <= n
+  const float* scale = nullptr;   // [n]: kDeterminant; finite
+  double* gain = nullptr;         // [n]: kDeterminant; kept by the caller, as state
+  Matrix state;       // [kFacility ? 3 : 1, n], kDeterminant: 1 + count rows or more; kept between calls
+  int32_t count = 0;  // <= n
   int32_t first = -1;
   float stop_at = 3.4e38f;  // kMaxMin: stop when every row that is left has a pick at least this similar
 };
@@ -231,6 +246,8 @@ struct GreedyProblem {
 // which each was picked; problems: [B]; done: [B] picks so far, in and out, 0 at the start. Row 0 of state
 // then holds, for every row that is left, the sum of its similarities to the picks (kMaxSum) or that to the
 // nearest pick, and +infinity for picked rows (kFacility: the nearest for all); the other rows are private.
+// kDeterminant: row 0 as kMaxMin, and gain holds what rows would add: 0 for nothing, -infinity where picked;
+// both also where the first row of gram is missing. count may be larger in the next call.
 struct GreedyPickArgs {
   Matrix out;
   Matrix scores;
