@@ -68,6 +68,20 @@ bool valid_activation(Activation act) {
   return act >= Activation::kNone && act <= Activation::kSilu;
 }
 
+bool valid_rotation(const Rotation& r, int64_t rows, int32_t head_dim) {
+  if (r.cos.data == nullptr && r.sin.data == nullptr) return true;
+  if (!valid_f32(r.cos) || !valid_f32(r.sin) || head_dim <= 0) return false;
+  if (r.cos.rows != rows || !same_shape(r.cos, r.sin)) return false;
+  const bool known_pairs = r.pairs == RopePairs::kAdjacent || r.pairs == RopePairs::kHalves;
+  return known_pairs && r.cos.cols <= head_dim / 2;
+}
+
+bool valid_norm(const RowNorm& n) {
+  if (n.kind < RowNorm::Kind::kNone || n.kind > RowNorm::Kind::kLayer) return false;
+  if (!valid_vector(n.weight) || !valid_vector(n.bias)) return false;
+  return valid_eps(n.eps) && (n.kind == RowNorm::Kind::kLayer || n.bias == nullptr);
+}
+
 Status status(bool ok) {
   return ok ? Status::kOk : Status::kBadArgument;
 }
@@ -82,8 +96,10 @@ Status check_gather_rows_shapes(const GatherRowsArgs& a) {
 }
 
 Status check_convert_rows_shapes(const ConvertRowsArgs& a) {
-  return status(valid_stored(a.out) && valid_f32(a.x) && a.out.cols == a.x.cols &&
-                (a.at != nullptr || a.out.rows == a.x.rows));
+  if (!valid_stored(a.out) || !valid_f32(a.x) || a.out.cols != a.x.cols) return Status::kBadArgument;
+  if (!valid_rotation(a.rotation, a.x.rows, a.head_dim)) return Status::kBadArgument;
+  if (a.rotation.cos.data != nullptr && a.x.cols % a.head_dim != 0) return Status::kBadArgument;
+  return status(a.at != nullptr || a.out.rows == a.x.rows);
 }
 
 Status check_rms_norm_shapes(const RmsNormArgs& a) {
@@ -131,7 +147,12 @@ Status check_patchify_shapes(const PatchifyArgs& a) {
 Status check_matmul_shapes(const MatmulArgs& a) {
   if (!valid_f32(a.out) || !valid_f32(a.x) || !valid_weight(a.w)) return Status::kBadArgument;
   if (a.out.rows != a.x.rows || a.out.cols != a.w.rows || a.x.cols != a.w.cols) return Status::kBadArgument;
-  if (!valid_vector(a.bias) || !valid_activation(a.act)) return Status::kBadArgument;
+  if (!valid_vector(a.bias) || !valid_vector(a.scale) || !valid_activation(a.act))
+    return Status::kBadArgument;
+  if (!valid_norm(a.norm)) return Status::kBadArgument;
+  if (a.times.data != nullptr && !(valid_f32(a.times) && same_shape(a.times, a.out))) {
+    return Status::kBadArgument;
+  }
   if (a.compute < Compute::kF32 || a.compute > Compute::kInt8) return Status::kBadArgument;
   if (a.residual.data == nullptr) return Status::kOk;
   return status(valid_f32(a.residual) && same_shape(a.residual, a.out));
@@ -151,6 +172,7 @@ Status check_attention_shapes(const AttentionArgs& a) {
   const bool quantised = a.k.dtype == Dtype::kQ8_0 || a.v.dtype == Dtype::kQ8_0;
   if (quantised && head_dim % 32 != 0) return Status::kBadArgument;
   if (!std::isfinite(a.scale) || !std::isfinite(a.softcap) || a.softcap < 0.0f) return Status::kBadArgument;
+  if (!valid_rotation(a.rotation, a.q.rows, a.head_dim)) return Status::kBadArgument;
   return status(a.q.rows == 0 || (a.begin != nullptr && a.end != nullptr));
 }
 

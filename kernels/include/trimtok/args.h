@@ -39,7 +39,23 @@ struct GatherRowsArgs {
   bool operator==(const GatherRowsArgs&) const = default;
 };
 
-// out[at[t]] = x[t] in out's dtype, round to nearest even; other rows stay as they are.
+enum class RopePairs : int32_t {
+  kAdjacent,  // (2k, 2k+1): architectures whose converter permuted Q and K (llama)
+  kHalves,    // (k, k + R/2): everything else
+};
+
+// Rotary position embedding of an input on its way in, as the op rope would have done it to the rows
+// before. cos absent: none.      cos, sin: [T, R/2], R <= head_dim.
+struct Rotation {
+  ConstMatrix cos;
+  ConstMatrix sin;
+  RopePairs pairs = RopePairs::kHalves;
+
+  bool operator==(const Rotation&) const = default;
+};
+
+// out[at[t]] = x[t] in out's dtype, round to nearest even; other rows stay as they are. With a rotation, of
+// heads `head_dim` wide, x[t] is rotated first.
 // out: F32 | F16 | BF16 | Q8_0 [S, D]; x: [T, D]; at: [T] in [0, S), no row twice; or null: row t, S = T.
 // Q8_0, per block of 32, all in f32: s = max|x| / 127, d = f16(s), q = x * (1 / s) to nearest even; q = 0
 // when d is 0. A block with a NaN or infinity, or with d beyond f16, becomes d = NaN and q = 1: never silent.
@@ -47,6 +63,8 @@ struct ConvertRowsArgs {
   Matrix out;
   ConstMatrix x;
   const int32_t* at = nullptr;
+  Rotation rotation = {};
+  int32_t head_dim = 0;  // where there is a rotation: D a multiple of it
 
   bool operator==(const ConvertRowsArgs&) const = default;
 };
@@ -94,11 +112,6 @@ struct GatedActArgs {
   bool operator==(const GatedActArgs&) const = default;
 };
 
-enum class RopePairs : int32_t {
-  kAdjacent,  // (2k, 2k+1): architectures whose converter permuted Q and K (llama)
-  kHalves,    // (k, k + R/2): everything else
-};
-
 // Rotates the first R = 2 * cos.cols elements of every head, in place: for pair (u, v) of row t,
 // u' = u cos[t][k] - v sin[t][k], v' = u sin[t][k] + v cos[t][k].
 // x: [T, n * head_dim]; cos, sin: [T, R/2], R <= head_dim. Every variant of RoPE (scaling, sections,
@@ -137,9 +150,22 @@ enum class Compute : int32_t {
   kInt8,
 };
 
-// out = residual + act(x . w^T + bias), whatever w's storage; kUnsupported where this table or w's format
-// has no body for `compute`.
-// out: [T, N]; x: [T, K]; w: any [N, K]; bias: [N] or null; residual: [T, N] or absent, may be out.
+// What becomes of the rows of x before anything else is done to them: what rms_norm and layer_norm do.
+// weight, bias: [K], each may be null (ones, zeros); bias null where kind is kRms.
+struct RowNorm {
+  enum class Kind : int32_t { kNone, kRms, kLayer };
+  Kind kind = Kind::kNone;
+  const float* weight = nullptr;
+  const float* bias = nullptr;
+  float eps = 0.0f;
+
+  bool operator==(const RowNorm&) const = default;
+};
+
+// out = residual + scale * times * act(norm(x) . w^T + bias), whatever w's storage; kUnsupported where this
+// table or w's format has no body for `compute`, which rounds norm(x).
+// out: [T, N]; x: [T, K]; w: any [N, K]; bias: [N] or null; times (the gate's partner, say): [T, N] or
+// absent, may be out; scale: [N] or null (ones); residual: [T, N] or absent, may be out. Not both may be out.
 struct MatmulArgs {
   Matrix out;
   ConstMatrix x;
@@ -148,12 +174,16 @@ struct MatmulArgs {
   Activation act = Activation::kNone;
   ConstMatrix residual;
   Compute compute = Compute::kF32;
+  RowNorm norm = {};
+  ConstMatrix times = {};
+  const float* scale = nullptr;
 
   bool operator==(const MatmulArgs&) const = default;
 };
 
 // out[t] = softmax(scale * q[t] . k[begin[t]:end[t]]^T) . v[begin[t]:end[t]] per head; query head h reads
-// key/value head h / (H/G). With softcap c > 0 the scaled scores become c tanh(s / c).
+// key/value head h / (H/G). With softcap c > 0 the scaled scores become c tanh(s / c). With a rotation, q is
+// rotated first (keys are rotated when they are stored).
 // Row t sees the keys of one interval: causal, sliding-window, unmasked, per-image bidirectional and
 // block-diagonal masks are all intervals: no mask matrix. Devices may round to f16: cuda/attention.cuh.
 // out, q: [T, H*E]; k, v: F32 | F16 | BF16 | Q8_0 [S, G*E], each its own dtype, E a multiple of 32 for Q8_0;
@@ -170,6 +200,7 @@ struct AttentionArgs {
   float softcap = 0.0f;
   const int32_t* begin = nullptr;
   const int32_t* end = nullptr;
+  Rotation rotation = {};
 
   bool operator==(const AttentionArgs&) const = default;
 };
