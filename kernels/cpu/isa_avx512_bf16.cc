@@ -17,6 +17,7 @@ namespace {
 #include "kernels/cpu/simd/vec.h"
 #include "kernels/cpu/simd/quants.inl.h"
 #include "kernels/cpu/simd/math.inl.h"
+#include "kernels/cpu/simd/row_norm.inl.h"
 #include "kernels/cpu/simd/finish_row.inl.h"
 #include "kernels/cpu/simd/gemm.inl.h"
 #include "kernels/cpu/simd/bf16_words.inl.h"

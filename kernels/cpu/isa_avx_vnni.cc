@@ -22,6 +22,7 @@ namespace {
 #include "kernels/cpu/simd/quants.inl.h"
 #include "kernels/cpu/simd/quant_bytes.inl.h"
 #include "kernels/cpu/simd/math.inl.h"
+#include "kernels/cpu/simd/row_norm.inl.h"
 #include "kernels/cpu/simd/finish_row.inl.h"
 #include "kernels/cpu/simd/gemv_common.inl.h"
 #include "kernels/cpu/simd/round_int8.inl.h"

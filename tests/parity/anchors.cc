@@ -113,6 +113,18 @@ void conversions(Suite& s) {
   const Tensor z = tensor(1, 32, ties);
   const Tensor q8(Dtype::kQ8_0, 1, 32);
   s.expect_values(&KernelTable::convert_rows, q8, ConvertRowsArgs{q8.matrix(), z.matrix()}, rounded);
+
+  // The numbers of `rotations`: f16 holds them all.
+  const Tensor heads = tensor(1, 6, {1, 2, 3, 4, 5, 6});
+  const Tensor cos = tensor(1, 2, {0.5f, -0.25f});
+  const Tensor sin = tensor(1, 2, {0.75f, 2.0f});
+  const Tensor rotated(Dtype::kF16, 1, 6);
+  ConvertRowsArgs args{rotated.matrix(), heads.matrix()};
+  args.rotation = {cos.matrix(), sin.matrix(), RopePairs::kAdjacent};
+  args.head_dim = 6;
+  s.expect_values(&KernelTable::convert_rows, rotated, args, {-1, 1.75, -8.75, 5, 5, 6});
+  args.rotation.pairs = RopePairs::kHalves;
+  s.expect_values(&KernelTable::convert_rows, rotated, args, {-1.75, -8.5, 2.25, 3, 5, 6});
 }
 
 void matmuls(Suite& s) {
@@ -130,6 +142,25 @@ void matmuls(Suite& s) {
   args.act = Activation::kGeluTanh;
   args.residual = residual.matrix();
   s.expect_values(&KernelTable::matmul, out, args, {14.9999998, 20, 29.8677142, 39.9935506});
+
+  const Tensor norm_weight = tensor(1, 3, {1.5f, -0.5f, 2.0f});
+  const Tensor norm_bias = tensor(1, 3, {0.25f, -1.0f, 0.125f});
+  MatmulArgs fused;
+  fused.out = out.matrix();
+  fused.x = x.matrix();
+  fused.w = w.matrix();
+  fused.bias = bias.f32(0);
+  fused.norm = {RowNorm::Kind::kRms, norm_weight.f32(0), nullptr, kEps};
+  s.expect_values(&KernelTable::matmul, out, fused, {1.81667548, -4.6444044, -0.361527586, -3.93303043});
+  fused.norm = {RowNorm::Kind::kLayer, norm_weight.f32(0), norm_bias.f32(0), kEps};
+  s.expect_values(&KernelTable::matmul, out, fused, {2.74083873, -4.61848689, 2.15090338, -4.98671071});
+  const Tensor times = tensor(2, 2, {2, -3, 0.5f, 4});
+  const Tensor scale = tensor(1, 2, {-1.5f, 0.25f});
+  fused.act = Activation::kSilu;
+  fused.times = times.matrix();
+  fused.scale = scale.f32(0);
+  fused.residual = residual.matrix();
+  s.expect_values(&KernelTable::matmul, out, fused, {2.27581873, 20.0338464, 28.5549911, 39.9661812});
 }
 
 void attentions(Suite& s) {
@@ -147,6 +178,17 @@ void attentions(Suite& s) {
     const AttentionArgs args{out.matrix(), q.matrix(), k.matrix(),   v.matrix(), 2, 1, 2,
                              0.75f,        softcap,    begin.data(), end.data()};
     s.expect_values(&KernelTable::attention, out, args, softcap > 0.0f ? capped : plain);
+  }
+  const Tensor cos = tensor(2, 1, {0.5f, -0.25f});
+  const Tensor sin = tensor(2, 1, {0.75f, 2.0f});
+  for (const RopePairs pairs : {RopePairs::kAdjacent, RopePairs::kHalves}) {  // of one pair they are the same
+    const Tensor out(kF32, 2, 4);
+    AttentionArgs args{out.matrix(), q.matrix(), k.matrix(),   v.matrix(), 2, 1, 2,
+                       0.75f,        0.0f,       begin.data(), end.data()};
+    args.rotation = {cos.matrix(), sin.matrix(), pairs};
+    s.expect_values(
+        &KernelTable::attention, out, args,
+        {1.44167301, 14.4167301, 1.96538116, 19.6538116, 3.8815795, 38.815795, 2.09275641, 20.9275641});
   }
 }
 

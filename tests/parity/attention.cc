@@ -171,8 +171,14 @@ std::vector<double> error_bounds(const AttentionArgs& args, const Shape& shape, 
   return bounds;
 }
 
+// Of queries, on their way in: the first 2 * half elements of every head. half < 0: none.
+struct Turn {
+  int32_t half = -1;
+  RopePairs pairs = RopePairs::kHalves;
+};
+
 void check_case(Suite& s, const Shape& shape, Mask mask, Dtype k_dtype, Dtype v_dtype, float scale,
-                float softcap) {
+                float softcap, const Turn& turn = {}) {
   const int64_t width = static_cast<int64_t>(shape.n_heads) * shape.head_dim;
   const Intervals intervals = make_intervals(s.rng(), mask, shape.rows, shape.keys);
   Tensor q(kF32, shape.rows, width, s.next_layout());
@@ -180,21 +186,43 @@ void check_case(Suite& s, const Shape& shape, Mask mask, Dtype k_dtype, Dtype v_
   const Tensor k = stored_tensor(s, k_dtype, shape, intervals);
   const Tensor v = stored_tensor(s, v_dtype, shape, intervals);
   const Tensor out(kF32, shape.rows, width, s.next_layout());
+  const bool turned = turn.half >= 0;
+  const Tensor cos(kF32, shape.rows, std::max(turn.half, 0), s.next_layout());
+  const Tensor sin(kF32, shape.rows, std::max(turn.half, 0), s.next_layout());
+  for (int64_t t = 0; t < shape.rows; ++t) {
+    for (int32_t i = 0; i < turn.half; ++i) {
+      const float angle = s.rng().uniform(-3.0f, 3.0f);
+      cos.f32(t)[i] = 1.2f * std::cos(angle);  // YaRN scales its tables
+      sin.f32(t)[i] = 1.2f * std::sin(angle);
+    }
+  }
   const auto make = [&](const Matrix& m) {
-    return AttentionArgs{m,
-                         q.matrix(),
-                         k.matrix(),
-                         v.matrix(),
-                         shape.n_heads,
-                         shape.n_kv_heads,
-                         shape.head_dim,
-                         scale,
-                         softcap,
-                         intervals.begin.data(),
-                         intervals.end.data()};
+    AttentionArgs args{m,
+                       q.matrix(),
+                       k.matrix(),
+                       v.matrix(),
+                       shape.n_heads,
+                       shape.n_kv_heads,
+                       shape.head_dim,
+                       scale,
+                       softcap,
+                       intervals.begin.data(),
+                       intervals.end.data()};
+    if (turned) args.rotation = {cos.matrix(), sin.matrix(), turn.pairs};
+    return args;
   };
+  // Bounds are of the queries that meet the keys. A rotation errs by 3 * 2^-24 of a pair's length at most,
+  // and at random: no more than a share of the allowance for products of the same length.
+  const Tensor turned_q = q.clone();
+  AttentionArgs met = make(out.matrix());
+  if (turned) {
+    (void)ref::rope(ExecContext{},
+                    RopeArgs{turned_q.matrix(), shape.head_dim, cos.matrix(), sin.matrix(), turn.pairs});
+    met.q = turned_q.matrix();
+    met.rotation = {};
+  }
   const bool tensor_cores = on_device(s.table()) && shape.rows > 8 && shape.head_dim <= 256;
-  const std::vector<double> bounds = error_bounds(make(out.matrix()), shape, v, s.tolerance(), tensor_cores);
+  const std::vector<double> bounds = error_bounds(met, shape, v, s.tolerance(), tensor_cores);
   s.compare<AttentionArgs>(&KernelTable::attention, out, make, [&](int64_t t, int64_t c, double) {
     return bounds[static_cast<size_t>(t * width + c)];
   });
@@ -219,8 +247,10 @@ void check_rejections(Suite& s) {
     bad.end = intervals.end.data();
     s.expect_contents_rejected(&KernelTable::attention, out, bad, 1);
   }
-  for (int kind = 3; kind < 13; ++kind) {
+  const Tensor angles(kF32, 3, 16);
+  for (int kind = 3; kind < 18; ++kind) {
     AttentionArgs bad = good;
+    if (kind >= 13) bad.rotation = {angles.matrix(), angles.matrix()};
     if (kind == 3) bad.begin = nullptr;
     if (kind == 4) bad.n_kv_heads = 3;
     if (kind == 5) bad.n_heads = 0;
@@ -231,7 +261,39 @@ void check_rejections(Suite& s) {
     if (kind == 10) bad.v.rows = 5;
     if (kind == 11) bad.n_heads = 8, bad.n_kv_heads = 4, bad.head_dim = 16;  // Q8_0 heads within one block
     if (kind == 12) bad.out.rows = 2;
+    if (kind == 13) bad.rotation.cos.rows = 2;
+    if (kind == 14) bad.rotation.sin.cols = 15;
+    if (kind == 15) bad.rotation.cos.cols = bad.rotation.sin.cols = 17;  // R = 34 of 32
+    if (kind == 16) bad.rotation.sin.data = nullptr;
+    if (kind == 17) bad.rotation.pairs = static_cast<RopePairs>(-1);
     s.expect_rejected(&KernelTable::attention, out, bad);
+  }
+}
+
+// Few and many queries, with and without keys in chunks; all of a head turned, or the first part of it.
+void check_turned(Suite& s) {
+  const Shape list[] = {{1, 1, 1, 1, 4},    {2, 1, 2, 2, 5},    {4, 2, 8, 1, 9},     {6, 2, 33, 2, 11},
+                        {8, 1, 64, 1, 300}, {4, 4, 66, 3, 20},  {14, 2, 64, 1, 700}, {2, 1, 32, 20, 24},
+                        {4, 2, 72, 37, 37}, {3, 1, 10, 50, 12}, {4, 2, 257, 11, 70}, {2, 2, 128, 130, 140},
+                        {2, 2, 64, 67, 600}};
+  const Dtype dtypes[] = {Dtype::kF16, Dtype::kQ8_0, Dtype::kF32, Dtype::kBF16};
+  int variant = 0;
+  for (const Shape& shape : list) {
+    for (const RopePairs pairs : {RopePairs::kHalves, RopePairs::kAdjacent}) {
+      const auto mask = static_cast<Mask>(variant % static_cast<int>(Mask::kCount));
+      Dtype dtype = dtypes[variant % 4];
+      if (shape.head_dim % 32 != 0 && dtype == Dtype::kQ8_0) dtype = Dtype::kF16;
+      const int32_t half = variant / 2 % 3 == 1 ? (shape.head_dim + 2) / 5 : shape.head_dim / 2;
+      ++variant;
+      if (!s.begin_case("H=%d G=%d E=%d T=%d S=%d mask=%s kv=%s R=%d pairs=%d", shape.n_heads,
+                        shape.n_kv_heads, shape.head_dim, static_cast<int>(shape.rows),
+                        static_cast<int>(shape.keys), kMaskNames[static_cast<int>(mask)],
+                        dtype_info(dtype)->name, 2 * half, static_cast<int>(pairs))) {
+        continue;
+      }
+      const float scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim));
+      check_case(s, shape, mask, dtype, dtype, scale, 0.0f, {half, pairs});
+    }
   }
 }
 
@@ -262,6 +324,7 @@ void check_attention(Suite& s) {
       check_case(s, shape, mask, k_dtype, v_dtype, scale, softcap);
     }
   }
+  check_turned(s);
   if (s.begin_case("bad arguments")) check_rejections(s);
 }
 

@@ -40,6 +40,79 @@ float convert_input(Rng& rng, Values values) {
   return 0.0f;
 }
 
+struct RotatedShape {
+  int32_t head_dim;
+  int32_t n_heads;
+  int64_t rows;
+};
+
+// Heads that are rotated on their way into the cache. Inputs and angles are small multiples of 1/64, so that
+// every rotation is exact in f32 and what is stored is prescribed to the bit.
+void check_rotated(Suite& s, Dtype dtype) {
+  std::vector<RotatedShape> shapes = {{1, 3, 2},  {2, 5, 1},  {3, 2, 4},  {6, 3, 70}, {10, 1, 3},
+                                      {18, 2, 5}, {33, 2, 3}, {72, 1, 9}, {64, 2, 1}, {80, 3, 33}};
+  if (dtype == Dtype::kQ8_0) {
+    shapes = {{32, 1, 2}, {32, 3, 70}, {64, 2, 1}, {16, 2, 3}, {4, 8, 5}, {96, 1, 9}, {128, 2, 4}};
+  }
+  int variant = 0;
+  for (const RotatedShape& shape : shapes) {
+    const int64_t half = variant % 3 == 1 ? shape.head_dim / 4 : shape.head_dim / 2;
+    const auto pairs = variant % 2 == 0 ? RopePairs::kHalves : RopePairs::kAdjacent;
+    const bool scattered = variant % 4 > 1;
+    ++variant;
+    if (!s.begin_case("%s T=%d heads=%d head_dim=%d R=%d pairs=%d%s", dtype_info(dtype)->name,
+                      static_cast<int>(shape.rows), shape.n_heads, shape.head_dim, static_cast<int>(2 * half),
+                      static_cast<int>(pairs), scattered ? " at" : "")) {
+      continue;
+    }
+    const auto multiples = [&](int64_t cols, int32_t most) {
+      Tensor t(kF32, shape.rows, cols, s.next_layout());
+      for (int64_t r = 0; r < shape.rows; ++r) {
+        for (int64_t c = 0; c < cols; ++c) {
+          t.f32(r)[c] = static_cast<float>(s.rng().below(2 * most + 1) - most) / 64.0f;
+        }
+      }
+      return t;
+    };
+    const int64_t width = static_cast<int64_t>(shape.n_heads) * shape.head_dim;
+    const Tensor x = multiples(width, 127);
+    const Tensor cos = multiples(half, 64);
+    const Tensor sin = multiples(half, 64);
+    const Tensor out(dtype, scattered ? shape.rows + 2 : shape.rows, width, s.next_layout());
+    Array<int32_t> at;
+    for (int64_t r = 0; r < shape.rows; ++r) at.push_back(static_cast<int32_t>(shape.rows - r));
+    s.compare<ConvertRowsArgs>(
+        &KernelTable::convert_rows, out,
+        [&](const Matrix& m) {
+          ConvertRowsArgs args{m, x.matrix(), scattered ? at.data() : nullptr};
+          args.rotation = {cos.matrix(), sin.matrix(), pairs};
+          args.head_dim = shape.head_dim;
+          return args;
+        },
+        exact, true);  // rows that nobody writes stay NaN
+  }
+}
+
+void check_rotation_rejections(Suite& s) {
+  const Tensor x(kF32, 2, 64);
+  const Tensor angles(kF32, 2, 8);
+  const Tensor out(Dtype::kQ8_0, 2, 64);
+  ConvertRowsArgs good{out.matrix(), x.matrix()};
+  good.rotation = {angles.matrix(), angles.matrix()};
+  good.head_dim = 16;
+  for (int kind = 0; kind < 7; ++kind) {
+    ConvertRowsArgs bad = good;
+    if (kind == 0) bad.rotation.cos.rows = 1;
+    if (kind == 1) bad.rotation.sin.cols = 7;
+    if (kind == 2) bad.rotation.sin.data = nullptr;
+    if (kind == 3) bad.rotation.pairs = static_cast<RopePairs>(2);
+    if (kind == 4) bad.head_dim = 8;   // R = 16 is wider
+    if (kind == 5) bad.head_dim = 24;  // does not divide 64
+    if (kind == 6) bad.head_dim = 0;
+    s.expect_rejected(&KernelTable::convert_rows, out, bad);
+  }
+}
+
 }  // namespace
 
 void check_gather_rows(Suite& s) {
@@ -140,8 +213,10 @@ void check_convert_rows(Suite& s) {
           },
           exact, true);
     }
+    check_rotated(s, dtype);
   }
   if (s.begin_case("bad arguments")) {
+    check_rotation_rejections(s);
     const Tensor x(kF32, 2, 64);
     const Tensor out(Dtype::kQ8_0, 2, 64);
     const ConvertRowsArgs good{out.matrix(), x.matrix()};

@@ -6,10 +6,11 @@
 namespace trimtok::ref {
 namespace {
 
-// Scratch of one thread: one key/value head as f32 [S, E] twice, and the scores of one row [S].
+// Scratch of one thread: one key/value head as f32 [S, E] twice, a query [E], the scores of one row [S].
 struct HeadScratch {
   float* k;
   float* v;
+  float* q;
   double* scores;
 };
 
@@ -22,7 +23,6 @@ void load_head(const AttentionArgs& a, const ConstMatrix& m, int64_t kv_head, fl
 
 void attend(const AttentionArgs& a, int64_t t, int64_t head, const HeadScratch& scratch) {
   const int64_t head_dim = a.head_dim;
-  const auto* q = row<float>(a.q, t) + head * head_dim;
   auto* out = row<float>(a.out, t) + head * head_dim;
   const int64_t begin = a.begin[t];
   const int64_t end = a.end[t];
@@ -30,6 +30,10 @@ void attend(const AttentionArgs& a, int64_t t, int64_t head, const HeadScratch& 
     std::fill(out, out + head_dim, 0.0f);
     return;
   }
+  const auto* stored_q = row<float>(a.q, t) + head * head_dim;
+  float* q = scratch.q;
+  std::copy(stored_q, stored_q + head_dim, q);
+  if (a.rotation.cos.data != nullptr) rotate_row(a.rotation, t, head_dim, head_dim, q);
   double max_score = -INFINITY;
   for (int64_t s = begin; s < end; ++s) {
     double score = 0.0;
@@ -59,8 +63,8 @@ Status attention(const ExecContext& ctx, const AttentionArgs& a) {
   const auto keys = static_cast<size_t>(a.k.rows);
   const size_t head_floats = keys * static_cast<size_t>(a.head_dim);
   // The scores come first so that they are aligned; "+ 1" keeps a request for S == 0 from being empty.
-  const size_t thread_bytes =
-      (keys + 1) * sizeof(double) + 2 * (head_floats + head_floats % 2) * sizeof(float);
+  const size_t floats = 2 * head_floats + static_cast<size_t>(a.head_dim);
+  const size_t thread_bytes = (keys + 1) * sizeof(double) + (floats + floats % 2) * sizeof(float);
   auto* scratch = static_cast<char*>(get_scratch(ctx, thread_bytes * static_cast<size_t>(ctx.n_threads)));
   if (scratch == nullptr) return Status::kOutOfMemory;
 
@@ -70,6 +74,7 @@ Status attention(const ExecContext& ctx, const AttentionArgs& a) {
     mine.scores = reinterpret_cast<double*>(scratch + static_cast<size_t>(thread) * thread_bytes);
     mine.k = reinterpret_cast<float*>(mine.scores + keys + 1);
     mine.v = mine.k + head_floats;
+    mine.q = mine.v + head_floats;
     load_head(a, a.k, kv_head, mine.k);
     load_head(a, a.v, kv_head, mine.v);
     for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {

@@ -31,6 +31,12 @@ void for_each(const ExecContext& ctx, int64_t n, F f) {
 // products are exact in f32 and at most one sum rounds, so the order of the operations does not matter.
 void dequantize_row(Dtype dtype, const void* src, int64_t cols, float* out);
 
+// One row as rms_norm or layer_norm makes it: in double, rounded once. kNone copies.
+void norm_row(const RowNorm& norm, const float* x, int64_t n, float* out);
+
+// The heads of a row of `cols` elements as the op rope turns them, by the angles of row t; in place.
+void rotate_row(const Rotation& rotation, int64_t t, int64_t head_dim, int64_t cols, float* x);
+
 inline double activate(Activation act, double x) {
   switch (act) {
     case Activation::kNone:

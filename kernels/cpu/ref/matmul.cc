@@ -13,7 +13,7 @@ bool is_block_format(Dtype dtype) {
   return dtype_info(dtype)->block_elems > 1;
 }
 
-// Compute::kInt8 of args.h.
+// Compute::kInt8 of args.h. out may be x, here and below.
 void round_to_int8(const float* x, int64_t n, float* out) {
   for (int64_t b = 0; b < n; b += kBlock) {
     float largest = 0.0f;
@@ -52,7 +52,10 @@ Status matmul(const ExecContext& ctx, const MatmulArgs& a) {
   auto* rows = static_cast<float*>(get_scratch(ctx, n_rows * static_cast<size_t>(k + 1) * sizeof(float)));
   if (rows == nullptr) return Status::kOutOfMemory;
   float* rounded = rows + ctx.n_threads * k;
-  for (int64_t t = 0; t < a.x.rows; ++t) round_row(a.compute, row<float>(a.x, t), k, rounded + t * k);
+  for (int64_t t = 0; t < a.x.rows; ++t) {
+    norm_row(a.norm, row<float>(a.x, t), k, rounded + t * k);
+    round_row(a.compute, rounded + t * k, k, rounded + t * k);
+  }
 
   for_each(ctx, n_outputs, [&](int64_t n, int32_t thread) {
     float* w = rows + thread * k;
@@ -63,6 +66,8 @@ Status matmul(const ExecContext& ctx, const MatmulArgs& a) {
       double sum = a.bias == nullptr ? 0.0 : a.bias[n];
       for (int64_t i = 0; i < k; ++i) sum += static_cast<double>(x[i]) * w[i];
       double y = activate(a.act, sum);
+      if (a.times.data != nullptr) y *= row<float>(a.times, t)[n];
+      if (a.scale != nullptr) y *= a.scale[n];
       if (a.residual.data != nullptr) y += row<float>(a.residual, t)[n];
       row<float>(a.out, t)[n] = static_cast<float>(y);
     }

@@ -1,4 +1,6 @@
 // Reference bodies of the ops that work row by row.
+#include <algorithm>
+
 #include "kernels/cpu/ref/common.h"
 #include "trimtok/quant_blocks.h"
 
@@ -42,6 +44,43 @@ void convert_row(Dtype dtype, const float* x, int64_t cols, void* out) {
 
 }  // namespace
 
+void norm_row(const RowNorm& norm, const float* x, int64_t n, float* out) {
+  if (norm.kind == RowNorm::Kind::kNone) {
+    std::copy(x, x + n, out);
+    return;
+  }
+  double mean = 0.0;
+  if (norm.kind == RowNorm::Kind::kLayer) {
+    for (int64_t i = 0; i < n; ++i) mean += x[i];
+    mean /= static_cast<double>(n);
+  }
+  double squares = 0.0;
+  for (int64_t i = 0; i < n; ++i) squares += (x[i] - mean) * (x[i] - mean);
+  const double scale = 1.0 / std::sqrt(squares / static_cast<double>(n) + norm.eps);
+  for (int64_t i = 0; i < n; ++i) {
+    const double weight = norm.weight == nullptr ? 1.0 : norm.weight[i];
+    const double bias = norm.bias == nullptr ? 0.0 : norm.bias[i];
+    out[i] = static_cast<float>((x[i] - mean) * scale * weight + bias);
+  }
+}
+
+void rotate_row(const Rotation& rotation, int64_t t, int64_t head_dim, int64_t cols, float* x) {
+  const int64_t half = rotation.cos.cols;
+  const auto* cos = row<float>(rotation.cos, t);
+  const auto* sin = row<float>(rotation.sin, t);
+  const bool adjacent = rotation.pairs == RopePairs::kAdjacent;
+  for (const float* end = x + cols; x < end; x += head_dim) {
+    for (int64_t k = 0; k < half; ++k) {
+      float& u = adjacent ? x[2 * k] : x[k];
+      float& v = adjacent ? x[2 * k + 1] : x[k + half];
+      const double u_new = static_cast<double>(u) * cos[k] - static_cast<double>(v) * sin[k];
+      const double v_new = static_cast<double>(u) * sin[k] + static_cast<double>(v) * cos[k];
+      u = static_cast<float>(u_new);
+      v = static_cast<float>(v_new);
+    }
+  }
+}
+
 Status gather_rows(const ExecContext& ctx, const GatherRowsArgs& a) {
   if (const Status s = check_gather_rows_args(a); s != Status::kOk) return s;
   for_each(ctx, a.out.rows, [&](int64_t t, int32_t) {
@@ -54,47 +93,41 @@ Status gather_rows(const ExecContext& ctx, const GatherRowsArgs& a) {
 
 Status convert_rows(const ExecContext& ctx, const ConvertRowsArgs& a) {
   if (const Status s = check_convert_rows_args(a); s != Status::kOk) return s;
-  for_each(ctx, a.x.rows, [&](int64_t t, int32_t) {
-    convert_row(a.out.dtype, row<float>(a.x, t), a.x.cols, row<void>(a.out, a.at == nullptr ? t : a.at[t]));
+  const bool rotates = a.rotation.cos.data != nullptr;
+  const int64_t cols = a.x.cols;
+  if (a.x.rows == 0 || cols == 0) return Status::kOk;
+  float* rows = nullptr;
+  if (rotates) {
+    const int64_t floats = ctx.n_threads * cols;
+    rows = static_cast<float*>(get_scratch(ctx, static_cast<size_t>(floats) * sizeof(float)));
+    if (rows == nullptr) return Status::kOutOfMemory;
+  }
+  for_each(ctx, a.x.rows, [&](int64_t t, int32_t thread) {
+    const auto* x = row<float>(a.x, t);
+    if (rotates) {
+      float* rotated = rows + thread * cols;
+      std::copy(x, x + cols, rotated);
+      rotate_row(a.rotation, t, a.head_dim, cols, rotated);
+      x = rotated;
+    }
+    convert_row(a.out.dtype, x, cols, row<void>(a.out, a.at == nullptr ? t : a.at[t]));
   });
   return Status::kOk;
 }
 
 Status rms_norm(const ExecContext& ctx, const RmsNormArgs& a) {
   if (const Status s = check_rms_norm_args(a); s != Status::kOk) return s;
-  for_each(ctx, a.x.rows, [&](int64_t t, int32_t) {
-    const auto* x = row<float>(a.x, t);
-    auto* out = row<float>(a.out, t);
-    const int64_t n = a.x.cols;
-    double squares = 0.0;
-    for (int64_t i = 0; i < n; ++i) squares += static_cast<double>(x[i]) * x[i];
-    const double scale = 1.0 / std::sqrt(squares / static_cast<double>(n) + a.eps);
-    for (int64_t i = 0; i < n; ++i) {
-      const double weight = a.weight == nullptr ? 1.0 : a.weight[i];
-      out[i] = static_cast<float>(x[i] * scale * weight);
-    }
-  });
+  const RowNorm norm{RowNorm::Kind::kRms, a.weight, nullptr, a.eps};
+  for_each(ctx, a.x.rows,
+           [&](int64_t t, int32_t) { norm_row(norm, row<float>(a.x, t), a.x.cols, row<float>(a.out, t)); });
   return Status::kOk;
 }
 
 Status layer_norm(const ExecContext& ctx, const LayerNormArgs& a) {
   if (const Status s = check_layer_norm_args(a); s != Status::kOk) return s;
-  for_each(ctx, a.x.rows, [&](int64_t t, int32_t) {
-    const auto* x = row<float>(a.x, t);
-    auto* out = row<float>(a.out, t);
-    const int64_t n = a.x.cols;
-    double sum = 0.0;
-    for (int64_t i = 0; i < n; ++i) sum += x[i];
-    const double mean = sum / static_cast<double>(n);
-    double squares = 0.0;
-    for (int64_t i = 0; i < n; ++i) squares += (x[i] - mean) * (x[i] - mean);
-    const double scale = 1.0 / std::sqrt(squares / static_cast<double>(n) + a.eps);
-    for (int64_t i = 0; i < n; ++i) {
-      const double weight = a.weight == nullptr ? 1.0 : a.weight[i];
-      const double bias = a.bias == nullptr ? 0.0 : a.bias[i];
-      out[i] = static_cast<float>((x[i] - mean) * scale * weight + bias);
-    }
-  });
+  const RowNorm norm{RowNorm::Kind::kLayer, a.weight, a.bias, a.eps};
+  for_each(ctx, a.x.rows,
+           [&](int64_t t, int32_t) { norm_row(norm, row<float>(a.x, t), a.x.cols, row<float>(a.out, t)); });
   return Status::kOk;
 }
 
@@ -124,22 +157,9 @@ Status gated_act(const ExecContext& ctx, const GatedActArgs& a) {
 
 Status rope(const ExecContext& ctx, const RopeArgs& a) {
   if (const Status s = check_rope_args(a); s != Status::kOk) return s;
-  const int64_t half = a.cos.cols;
-  for_each(ctx, a.x.rows, [&](int64_t t, int32_t) {
-    const auto* cos = row<float>(a.cos, t);
-    const auto* sin = row<float>(a.sin, t);
-    for (int64_t head = 0; head < a.x.cols / a.head_dim; ++head) {
-      auto* x = row<float>(a.x, t) + head * a.head_dim;
-      for (int64_t k = 0; k < half; ++k) {
-        float& u = a.pairs == RopePairs::kAdjacent ? x[2 * k] : x[k];
-        float& v = a.pairs == RopePairs::kAdjacent ? x[2 * k + 1] : x[k + half];
-        const double u_new = static_cast<double>(u) * cos[k] - static_cast<double>(v) * sin[k];
-        const double v_new = static_cast<double>(u) * sin[k] + static_cast<double>(v) * cos[k];
-        u = static_cast<float>(u_new);
-        v = static_cast<float>(v_new);
-      }
-    }
-  });
+  const Rotation rotation{a.cos, a.sin, a.pairs};
+  for_each(ctx, a.x.rows,
+           [&](int64_t t, int32_t) { rotate_row(rotation, t, a.head_dim, a.x.cols, row<float>(a.x, t)); });
   return Status::kOk;
 }
 

@@ -71,6 +71,30 @@ TT_INLINE const float* query_row(const AttentionJob& job, const QueryBlock& b, i
   return row + (b.kv_head * job.group + i % job.group) * job.head_dim;
 }
 
+// Angles of a row's queries, kept while they serve.
+struct QueryAngles {
+  Angles angles;
+  int64_t row;  // -1: none yet
+};
+
+// Query i of the block: where it lies, or, where it is to be rotated, rotated to `memory`, [head_dim].
+// `doubled`: room for angle_floats(). Queries by their row: the angles are prepared once for each.
+TT_INLINE const float* load_query(const AttentionJob& job, const QueryBlock& b, int64_t i, QueryAngles& of,
+                                  float* memory, float* doubled) {
+  const float* q = query_row(job, b, i);
+  const Rotation& r = job.args->rotation;
+  if (!rotates(r)) return q;
+  const int64_t t = b.row0 + i / job.group;
+  if (t != of.row) {
+    of.angles = row_angles(f32_row(r.cos, t), f32_row(r.sin, t), r.cos.cols, r.pairs, doubled);
+    of.row = t;
+  }
+  const int64_t rotated = 2 * r.cos.cols;
+  rotate_head(of.angles, q, memory);
+  memcpy(memory + rotated, q + rotated, static_cast<size_t>(job.head_dim - rotated) * sizeof(float));
+  return memory;
+}
+
 // Where the outputs of query i go: the result, or its record of partial results.
 TT_INLINE float* output_row(const AttentionJob& job, const QueryBlock& b, int64_t i) {
   const int64_t t = b.row0 + i / job.group;

@@ -225,12 +225,14 @@ void store_few_outputs(const AttentionJob& job, const QueryBlock& b, const FewQu
 void attend_few_queries(const AttentionJob& job, QueryBlock& b, float* scratch) {
   const FewQueries w = carve_few_queries(job, b, scratch);
   const int64_t n_heads = job.args->n_kv_heads;
+  // Keys are not there yet: their place holds the angles. Queries are rotated where they will lie.
+  QueryAngles angles = {{nullptr, nullptr, 0, false}, -1};
   for (b.kv_head = 0; b.kv_head < n_heads; ++b.kv_head) {
     for (int64_t i = 0; i < few_rows(b.n_queries); ++i) {
       const int64_t state = b.kv_head * few_rows(b.n_queries) + i;
       w.max[state] = kLowest;
       w.sum[state] = 0.0f;
-      const float* q = query_row(job, b, imin(i, b.n_queries - 1));
+      const float* q = load_query(job, b, imin(i, b.n_queries - 1), angles, w.q + state * job.padded, w.k);
       const Vf scale = vset1(i < b.n_queries ? job.q_scale : 0.0f);
       for (int64_t e = 0; e < job.padded; e += kLanes) {
         const int64_t n = i < b.n_queries ? imax(imin(job.head_dim - e, kLanes), 0) : 0;

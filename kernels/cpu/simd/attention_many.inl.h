@@ -39,13 +39,19 @@ ManyQueries carve_many_queries(const AttentionJob& job, const QueryBlock& b, flo
 void pack_queries(const AttentionJob& job, const QueryBlock& b, const ManyQueries& w) {
   const Vf scale = vset1(job.q_scale);
   const int64_t lanes = panel_count(b.n_queries) * kPanel;
+  // Keys and values are not there yet: their places hold a vector of rotated queries, and angles.
+  QueryAngles angles = {{nullptr, nullptr, 0, false}, -1};
   for (int64_t lane = 0; lane < lanes; lane += kLanes) {
     float* columns = w.q + lane / kPanel * kPanel * job.padded + lane % kPanel;
+    const float* queries[kLanes];
+    for (int j = 0; j < kLanes; ++j) {
+      queries[j] = load_query(job, b, imin(lane + j, b.n_queries - 1), angles, w.k + j * job.padded, w.v);
+    }
     for (int64_t e = 0; e < job.padded; e += kLanes) {
       const int64_t n = imax(imin(job.head_dim - e, kLanes), 0);
       Vf x[kLanes];
       for (int j = 0; j < kLanes; ++j) {
-        x[j] = vmul(vload_n(query_row(job, b, imin(lane + j, b.n_queries - 1)) + e, n), scale);
+        x[j] = vmul(vload_n(queries[j] + e, n), scale);
       }
       vtranspose(x);
       for (int j = 0; j < kLanes; ++j) vstore(columns + (e + j) * kPanel, x[j]);

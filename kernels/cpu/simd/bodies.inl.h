@@ -9,6 +9,8 @@
 #include "kernels/cpu/simd/quants.inl.h"
 #include "kernels/cpu/simd/quant_bytes.inl.h"
 #include "kernels/cpu/simd/math.inl.h"
+#include "kernels/cpu/simd/row_norm.inl.h"
+#include "kernels/cpu/simd/rotate.inl.h"
 #include "kernels/cpu/simd/rows.inl.h"
 #include "kernels/cpu/simd/gather.inl.h"
 #include "kernels/cpu/simd/matmul.inl.h"

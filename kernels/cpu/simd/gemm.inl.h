@@ -9,6 +9,7 @@ constexpr int kNv = 2;
 constexpr int kNr = kNv * kLanes;
 constexpr int64_t kKc = 256;             // one super-block; a strip of 256 x 32 f32 is 32 KiB
 constexpr int64_t kRowWords = kKc + 16;  // between rows of words: they fall into different L1 sets
+constexpr int kMostPanelRows = 32;       // of any kernel
 constexpr int64_t kTaskRows = 512;       // rows of x that a task's unpacked weights serve, usually
 constexpr int64_t kTaskOutputs = 128;
 constexpr int64_t kPackedBytes = 24 << 20;  // packed x beyond this is done in several rounds of rows
@@ -43,7 +44,7 @@ void gemm_task(void* arg, int64_t task, int32_t thread);
 // One precision. Words may be of any type: only a kernel looks into its own.
 struct GemmKernel {
   const MultiplyFn* multiply;  // by (the panel's rows - 1) / row_step
-  int max_rows;                // of a panel, a multiple of row_step
+  int max_rows;                // of a panel, a multiple of row_step, at most kMostPanelRows
   int64_t x_words;             // of a K block, a multiple of kLanes
   int64_t w_words;
   // kc elements to words.
@@ -102,12 +103,21 @@ void pack_task(void* arg, int64_t panel, int32_t thread) {
   const GemmKernel& kernel = *job->kernel;
   const int64_t first = panel_begin(*job, panel);
   const int64_t rows = panel_rows(*job, panel);
-  const int64_t depth = job->args->x.cols;
+  const MatmulArgs& a = *job->args;
+  const int64_t depth = a.x.cols;
   float* words = job->unpacked + thread * kernel.max_rows * kRowWords;
+  const bool normed = a.norm.kind != RowNorm::Kind::kNone;
+  RowMoments moments[kMostPanelRows];
+  for (int64_t r = 0; normed && r < rows; ++r) {
+    moments[r] = row_moments(a.norm, f32_row(a.x, job->row0 + first + r), depth);
+  }
   for (int64_t k = 0; k < depth; k += kKc) {
+    const int64_t kc = imin(kKc, depth - k);
     for (int64_t r = 0; r < rows; ++r) {
-      const float* x = f32_row(job->args->x, job->row0 + first + r) + k;
-      kernel.x_row(kernel, x, imin(kKc, depth - k), words + r * kRowWords);
+      const float* row = f32_row(a.x, job->row0 + first + r);
+      alignas(64) float piece[kKc];
+      if (normed) norm_piece(a.norm, moments[r], row, k, kc, piece);
+      kernel.x_row(kernel, normed ? piece : row + k, kc, words + r * kRowWords);
     }
     kernel.pack(words, rows, kernel.x_words, job->packed + (k / kKc * job->n_panels + panel) * job->slot);
   }

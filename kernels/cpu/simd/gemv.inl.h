@@ -211,14 +211,24 @@ void gemv_task(void* arg, int64_t task, int32_t) {
   }
 }
 
-// Copies x to aligned, padded rows and sums its groups.
+// Row t of x as the weights shall meet it.
+void copy_normed(const MatmulArgs& a, int64_t t, float* out) {
+  const float* x = f32_row(a.x, t);
+  if (a.norm.kind == RowNorm::Kind::kNone) {
+    memcpy(out, x, static_cast<size_t>(a.x.cols) * sizeof(float));
+  } else {
+    norm_piece(a.norm, row_moments(a.norm, x, a.x.cols), x, 0, a.x.cols, out);
+  }
+}
+
+// Copies x, normed where it shall be, to aligned, padded rows and sums its groups.
 void gemv_prepare(const GemvJob& job, float* x, float* sums) {
   const MatmulArgs& a = *job.args;
   const int group = job.group;
   const int64_t k = a.x.cols;
   for (int64_t t = 0; t < a.x.rows; ++t) {
     float* row = x + t * job.x_stride;
-    if (k > 0) memcpy(row, f32_row(a.x, t), static_cast<size_t>(k) * sizeof(float));
+    if (k > 0) copy_normed(a, t, row);
     for (int64_t i = k; i < job.x_stride; ++i) row[i] = 0.0f;
     if (group == 0) continue;
     for (int64_t g = 0; g < job.sum_stride; ++g) {

@@ -328,10 +328,15 @@ void round_row(void* arg, int64_t t, int32_t) {
   float* scales = job->scales + t * job->group_stride;
   float* sums = job->sums + t * job->group_stride;
   const int group = job->kernel->group;
+  const bool normed = a.norm.kind != RowNorm::Kind::kNone;
+  const RowMoments moments = normed ? row_moments(a.norm, x, a.x.cols) : RowMoments{0.0f, 0.0f, 0.0f};
   for (int64_t k = 0; k < job->x_stride; k += kSuper) {
+    alignas(64) float piece[kSuper];
+    if (normed) norm_piece(a.norm, moments, x, k, imin(kSuper, a.x.cols - k), piece);
+    const float* elements = normed ? piece : x + k;
     int8_t digits[2][kSuper] = {};
     for (int64_t b = 0; b < kSuper; b += 32) {
-      const float scale = k + b < a.x.cols ? round_block(x + k + b, digits[0] + b, digits[1] + b) : 0.0f;
+      const float scale = k + b < a.x.cols ? round_block(elements + b, digits[0] + b, digits[1] + b) : 0.0f;
       for (int64_t g = b; g < b + 32; g += group) {
         const auto sum = static_cast<float>(sum_of(digits[0] + g, digits[1] + g, group));
         scales[(k + g) / group] = scale;

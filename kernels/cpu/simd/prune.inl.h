@@ -213,8 +213,10 @@ Status gram(const ExecContext& ctx, const GramArgs& a) {
     }
     return Status::kOk;
   }
-  const MatmulArgs args{
-      a.out, a.x, a.x, nullptr, Activation::kNone, ConstMatrix(nullptr, Dtype::kF32, 0, 0, 0)};
+  const ConstMatrix none(nullptr, Dtype::kF32, 0, 0, 0);
+  const RowNorm no_norm = {RowNorm::Kind::kNone, nullptr, nullptr, 0.0f};
+  const MatmulArgs args{a.out, a.x,           a.x,     nullptr, Activation::kNone,
+                        none,  Compute::kF32, no_norm, none,    nullptr};
   GramJob job;
   GemmJob& g = job.gemm;
   g.args = &args;

@@ -34,39 +34,11 @@ void for_rows(const ExecContext& ctx, const Args& args, int64_t n_rows, int64_t 
   }
 }
 
-// Vectors of a row by the pair, so that sums have two chains; the last vector may be partial.
-struct Sums {
-  Vf a;
-  Vf b;
-};
-TT_INLINE float total(const Sums& s) {
-  return vreduce_add(vadd(s.a, s.b));
-}
-
 void rms_norm_row(const RowsJob<RmsNormArgs>& job, int64_t t, int32_t) {
   const RmsNormArgs& a = *job.args;
+  const RowNorm norm = {RowNorm::Kind::kRms, a.weight, nullptr, a.eps};
   const float* x = f32_row(a.x, t);
-  float* out = f32_row(a.out, t);
-  const int64_t n = a.x.cols;
-  Sums squares = {vzero(), vzero()};
-  int64_t i = 0;
-  for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
-    squares.a = vfma(vload(x + i), vload(x + i), squares.a);
-    squares.b = vfma(vload(x + i + kLanes), vload(x + i + kLanes), squares.b);
-  }
-  for (; i < n; i += kLanes) {
-    const Vf v = vload_n(x + i, imin(n - i, kLanes));
-    squares.a = vfma(v, v, squares.a);
-  }
-  const Vf scale = vset1(1.0f / sqrtf(total(squares) / static_cast<float>(n) + a.eps));
-  for (i = 0; i + kLanes <= n; i += kLanes) {
-    const Vf v = vmul(vload(x + i), scale);
-    vstore(out + i, a.weight == nullptr ? v : vmul(v, vload(a.weight + i)));
-  }
-  const int64_t rest = n - i;
-  if (rest == 0) return;
-  const Vf v = vmul(vload_n(x + i, rest), scale);
-  vstore_n(out + i, a.weight == nullptr ? v : vmul(v, vload_n(a.weight + i, rest)), rest);
+  norm_piece(norm, rms_moments(x, a.x.cols, a.eps), x, 0, a.x.cols, f32_row(a.out, t));
 }
 
 Status rms_norm(const ExecContext& ctx, const RmsNormArgs& a) {
@@ -75,49 +47,11 @@ Status rms_norm(const ExecContext& ctx, const RmsNormArgs& a) {
   return Status::kOk;
 }
 
-// n elements from i on of weight * v + bias.
-TT_INLINE Vf scale_and_shift(const LayerNormArgs& a, Vf v, int64_t i, int64_t n) {
-  const bool whole = n == kLanes;
-  const Vf bias = a.bias == nullptr ? vzero() : whole ? vload(a.bias + i) : vload_n(a.bias + i, n);
-  if (a.weight == nullptr) return vadd(v, bias);
-  return vfma(v, whole ? vload(a.weight + i) : vload_n(a.weight + i, n), bias);
-}
-
 void layer_norm_row(const RowsJob<LayerNormArgs>& job, int64_t t, int32_t) {
   const LayerNormArgs& a = *job.args;
+  const RowNorm norm = {RowNorm::Kind::kLayer, a.weight, a.bias, a.eps};
   const float* x = f32_row(a.x, t);
-  float* out = f32_row(a.out, t);
-  const int64_t n = a.x.cols;
-  const auto count = static_cast<float>(n);
-  Sums sum = {vzero(), vzero()};
-  int64_t i = 0;
-  for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
-    sum.a = vadd(sum.a, vload(x + i));
-    sum.b = vadd(sum.b, vload(x + i + kLanes));
-  }
-  for (; i < n; i += kLanes) sum.a = vadd(sum.a, vload_n(x + i, imin(n - i, kLanes)));
-  // The rounding error of this mean is measured by the second pass and taken out of mean and variance.
-  const Vf mean = vset1(total(sum) / count);
-  Sums rest_sum = {vzero(), vzero()};  // a: differences, b: their squares
-  for (i = 0; i + kLanes <= n; i += kLanes) {
-    const Vf d = vsub(vload(x + i), mean);
-    rest_sum.a = vadd(rest_sum.a, d);
-    rest_sum.b = vfma(d, d, rest_sum.b);
-  }
-  const int64_t rest = n - i;
-  const Vf tail = rest == 0 ? vzero() : vselect(vfirst(rest), vsub(vload_n(x + i, rest), mean), vzero());
-  rest_sum.a = vadd(rest_sum.a, tail);
-  rest_sum.b = vfma(tail, tail, rest_sum.b);
-  const float correction = vreduce_add(rest_sum.a) / count;
-  const float variance = vreduce_add(rest_sum.b) / count - correction * correction;
-  const Vf scale = vset1(1.0f / sqrtf((variance < 0.0f ? 0.0f : variance) + a.eps));
-  const Vf shift = vset1(correction);
-  for (i = 0; i + kLanes <= n; i += kLanes) {
-    const Vf v = vmul(vsub(vsub(vload(x + i), mean), shift), scale);
-    vstore(out + i, scale_and_shift(a, v, i, kLanes));
-  }
-  if (rest == 0) return;
-  vstore_n(out + i, scale_and_shift(a, vmul(vsub(tail, shift), scale), i, rest), rest);
+  norm_piece(norm, layer_moments(x, a.x.cols, a.eps), x, 0, a.x.cols, f32_row(a.out, t));
 }
 
 Status layer_norm(const ExecContext& ctx, const LayerNormArgs& a) {
@@ -186,74 +120,21 @@ Status gated_act(const ExecContext& ctx, const GatedActArgs& a) {
   return Status::kOk;
 }
 
-TT_INLINE void rotate_halves(float* x, const float* cos, const float* sin, int64_t half) {
-  for (int64_t k = 0; k < half; k += kLanes) {
-    const int64_t n = imin(half - k, kLanes);
-    const bool whole = n == kLanes;
-    const Vf c = whole ? vload(cos + k) : vload_n(cos + k, n);
-    const Vf s = whole ? vload(sin + k) : vload_n(sin + k, n);
-    const Vf u = whole ? vload(x + k) : vload_n(x + k, n);
-    const Vf v = whole ? vload(x + half + k) : vload_n(x + half + k, n);
-    const Vf new_u = vfms(u, c, vmul(v, s));
-    const Vf new_v = vfma(u, s, vmul(v, c));
-    if (whole) {
-      vstore(x + k, new_u);
-      vstore(x + half + k, new_v);
-    } else {
-      vstore_n(x + k, new_u, n);
-      vstore_n(x + half + k, new_v, n);
-    }
-  }
-}
-
-// cos and sin hold every angle twice, the first sin of a pair negated.
-TT_INLINE void rotate_adjacent(float* x, const float* cos, const float* sin, int64_t rotated) {
-  for (int64_t k = 0; k < rotated; k += kLanes) {
-    const int64_t n = imin(rotated - k, kLanes);
-    const Vf v = n == kLanes ? vload(x + k) : vload_n(x + k, n);
-    const Vf turned = vfma(v, vload(cos + k), vmul(vswap_pairs(v), vload(sin + k)));
-    if (n == kLanes) {
-      vstore(x + k, turned);
-    } else {
-      vstore_n(x + k, turned, n);
-    }
-  }
-}
-
-TT_INLINE int64_t rope_table_floats(const RopeArgs& a) {
-  return 2 * round_up(2 * a.cos.cols, 16);
-}
-
 void rope_row(const RowsJob<RopeArgs>& job, int64_t t, int32_t thread) {
   const RopeArgs& a = *job.args;
   const int64_t half = a.cos.cols;
-  const float* cos = f32_row(a.cos, t);
-  const float* sin = f32_row(a.sin, t);
+  const Angles angles = row_angles(f32_row(a.cos, t), f32_row(a.sin, t), half, a.pairs,
+                                   job.scratch + thread * angle_floats(half));
   float* x = f32_row(a.x, t);
-  float* const end = x + a.x.cols;
-  if (a.pairs == RopePairs::kHalves) {
-    for (; x < end; x += a.head_dim) rotate_halves(x, cos, sin, half);
-    return;
-  }
-  float* twice_cos = job.scratch + thread * rope_table_floats(a);
-  float* twice_sin = twice_cos + rope_table_floats(a) / 2;
-  for (int64_t k = 0; k < half; ++k) {
-    twice_cos[2 * k] = twice_cos[2 * k + 1] = cos[k];
-    twice_sin[2 * k] = -sin[k];
-    twice_sin[2 * k + 1] = sin[k];
-  }
-  for (; x < end; x += a.head_dim) rotate_adjacent(x, twice_cos, twice_sin, 2 * half);
+  for (const float* end = x + a.x.cols; x < end; x += a.head_dim) rotate_head(angles, x, x);
 }
 
 Status rope(const ExecContext& ctx, const RopeArgs& a) {
   if (const Status s = check_rope_args(a); s != Status::kOk) return s;
   if (a.x.rows == 0 || a.cos.cols == 0) return Status::kOk;
-  float* scratch = nullptr;
-  if (a.pairs == RopePairs::kAdjacent) {
-    const size_t floats = static_cast<size_t>(rope_table_floats(a)) * static_cast<size_t>(ctx.n_threads);
-    scratch = static_cast<float*>(get_scratch(ctx, floats * sizeof(float)));
-    if (scratch == nullptr) return Status::kOutOfMemory;
-  }
+  const size_t floats = static_cast<size_t>(angle_floats(a.cos.cols)) * static_cast<size_t>(ctx.n_threads);
+  auto* scratch = static_cast<float*>(get_scratch(ctx, floats * sizeof(float)));
+  if (scratch == nullptr) return Status::kOutOfMemory;
   for_rows<RopeArgs, rope_row>(ctx, a, a.x.rows, a.x.cols, scratch);
   return Status::kOk;
 }
@@ -305,14 +186,10 @@ TT_INLINE void quantize_q8_0(const float* x, BlockQ8_0* block) {
   for (int i = 0; i < 32; i += kLanes) vstore_i8(block->qs + i, vmul(vload(x + i), inverse));
 }
 
-void convert_row(const RowsJob<ConvertRowsArgs>& job, int64_t t, int32_t) {
-  const ConvertRowsArgs& a = *job.args;
-  const float* x = f32_row(a.x, t);
-  const int64_t n = a.x.cols;
+void convert_row(Dtype dtype, const float* x, int64_t n, void* out) {
   const int64_t whole = n / kLanes * kLanes;
-  void* out = static_cast<char*>(a.out.data) + (a.at == nullptr ? t : a.at[t]) * a.out.stride;
   auto* half = static_cast<uint16_t*>(out);
-  switch (a.out.dtype) {
+  switch (dtype) {
     case Dtype::kF16:
       for (int64_t i = 0; i < whole; i += kLanes) vstore_f16(half + i, vload(x + i));
       if (whole < n) vstore_f16_n(half + whole, vload_n(x + whole, n - whole), n - whole);
@@ -329,8 +206,42 @@ void convert_row(const RowsJob<ConvertRowsArgs>& job, int64_t t, int32_t) {
   }
 }
 
+TT_INLINE bool rotates(const Rotation& r) {
+  return r.cos.data != nullptr && r.cos.cols > 0;
+}
+
+// Of a thread: a row of rotated heads and its angles.
+TT_INLINE int64_t rotated_row_floats(const ConvertRowsArgs& a) {
+  return round_up(a.x.cols, 16) + angle_floats(a.rotation.cos.cols);
+}
+
+template <bool kRotates>
+void convert_rows_row(const RowsJob<ConvertRowsArgs>& job, int64_t t, int32_t thread) {
+  const ConvertRowsArgs& a = *job.args;
+  const float* x = f32_row(a.x, t);
+  void* out = static_cast<char*>(a.out.data) + (a.at == nullptr ? t : a.at[t]) * a.out.stride;
+  if (!kRotates) return convert_row(a.out.dtype, x, a.x.cols, out);
+  const Rotation& r = a.rotation;
+  float* rotated = job.scratch + thread * rotated_row_floats(a);
+  const Angles angles =
+      row_angles(f32_row(r.cos, t), f32_row(r.sin, t), r.cos.cols, r.pairs, rotated + round_up(a.x.cols, 16));
+  memcpy(rotated, x, static_cast<size_t>(a.x.cols) * sizeof(float));
+  for (int64_t head = 0; head < a.x.cols; head += a.head_dim) {
+    rotate_head(angles, rotated + head, rotated + head);
+  }
+  convert_row(a.out.dtype, rotated, a.x.cols, out);
+}
+
 Status convert_rows(const ExecContext& ctx, const ConvertRowsArgs& a) {
   if (const Status s = check_convert_rows_args(a); s != Status::kOk) return s;
-  for_rows<ConvertRowsArgs, convert_row>(ctx, a, a.x.rows, a.x.cols);
+  if (!rotates(a.rotation)) {
+    for_rows<ConvertRowsArgs, convert_rows_row<false>>(ctx, a, a.x.rows, a.x.cols);
+    return Status::kOk;
+  }
+  if (a.x.rows == 0 || a.x.cols == 0) return Status::kOk;
+  const int64_t floats = rotated_row_floats(a) * ctx.n_threads;
+  auto* scratch = static_cast<float*>(get_scratch(ctx, static_cast<size_t>(floats) * sizeof(float)));
+  if (scratch == nullptr) return Status::kOutOfMemory;
+  for_rows<ConvertRowsArgs, convert_rows_row<true>>(ctx, a, a.x.rows, 2 * a.x.cols, scratch);
   return Status::kOk;
 }

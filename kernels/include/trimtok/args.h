@@ -63,7 +63,7 @@ struct ConvertRowsArgs {
   Matrix out;
   ConstMatrix x;
   const int32_t* at = nullptr;
-  Rotation rotation;
+  Rotation rotation = {};
   int32_t head_dim = 0;  // where there is a rotation: D a multiple of it
 
   bool operator==(const ConvertRowsArgs&) const = default;
@@ -174,8 +174,8 @@ struct MatmulArgs {
   Activation act = Activation::kNone;
   ConstMatrix residual;
   Compute compute = Compute::kF32;
-  RowNorm norm;
-  ConstMatrix times;
+  RowNorm norm = {};
+  ConstMatrix times = {};
   const float* scale = nullptr;
 
   bool operator==(const MatmulArgs&) const = default;
@@ -200,7 +200,7 @@ struct AttentionArgs {
   float softcap = 0.0f;
   const int32_t* begin = nullptr;
   const int32_t* end = nullptr;
-  Rotation rotation;
+  Rotation rotation = {};
 
   bool operator==(const AttentionArgs&) const = default;
 };
