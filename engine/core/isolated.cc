@@ -101,7 +101,7 @@ void check_args(PointerCheck& check, const GatherRowsArgs& a) {
   TT_CHECK(out), TT_CHECK(table), TT_CHECK(ids);
 }
 void check_args(PointerCheck& check, const ConvertRowsArgs& a) {
-  TT_CHECK(out), TT_CHECK(x), TT_CHECK(at);
+  TT_CHECK(out), TT_CHECK(x), TT_CHECK(at), TT_CHECK(rotation.cos), TT_CHECK(rotation.sin);
 }
 void check_args(PointerCheck& check, const RmsNormArgs& a) {
   TT_CHECK(out), TT_CHECK(x), TT_CHECK(weight);
@@ -123,9 +123,11 @@ void check_args(PointerCheck& check, const PatchifyArgs& a) {
 }
 void check_args(PointerCheck& check, const MatmulArgs& a) {
   TT_CHECK(out), TT_CHECK(x), TT_CHECK(w), TT_CHECK(bias), TT_CHECK(residual);
+  TT_CHECK(norm.weight), TT_CHECK(norm.bias), TT_CHECK(times), TT_CHECK(scale);
 }
 void check_args(PointerCheck& check, const AttentionArgs& a) {
   TT_CHECK(out), TT_CHECK(q), TT_CHECK(k), TT_CHECK(v), TT_CHECK(begin), TT_CHECK(end);
+  TT_CHECK(rotation.cos), TT_CHECK(rotation.sin);
 }
 void check_args(PointerCheck& check, const UnitRowsArgs& a) {
   TT_CHECK(out), TT_CHECK(x), TT_CHECK(norms);

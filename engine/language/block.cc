@@ -8,23 +8,16 @@ namespace {
 
 constexpr int64_t kKeysShown = 256;  // a multiple of it
 
-Matrix normed(Backend& backend, const ConstMatrix& x, const float* weight, float eps, const char* where) {
-  const Matrix out = backend.arena().matrix(x.rows, x.cols);
-  backend.rms_norm({.out = out, .x = x, .weight = weight, .eps = eps}, where);
-  return out;
+RowNorm rms(const float* weight, float eps) {
+  return {.kind = RowNorm::Kind::kRms, .weight = weight, .eps = eps};
 }
 
-Matrix projected(Backend& backend, const ConstMatrix& x, const Projection& p, const char* where) {
+// p(norm(x)).
+Matrix projected(Backend& backend, const ConstMatrix& x, const RowNorm& norm, const Projection& p,
+                 const char* where) {
   const Matrix out = backend.arena().matrix(x.rows, p.weight.rows);
-  backend.matmul({.out = out, .x = x, .w = p.weight, .bias = p.bias, .residual = {}}, where);
+  backend.matmul({.out = out, .x = x, .w = p.weight, .bias = p.bias, .residual = {}, .norm = norm}, where);
   return out;
-}
-
-void rotate(Backend& backend, const Matrix& x, const AttentionShape& shape, const RopeTable& rope,
-            const char* where) {
-  backend.rope(
-      {.x = x, .head_dim = shape.head_dim, .cos = rope.cos(), .sin = rope.sin(), .pairs = shape.pairs},
-      where);
 }
 
 // Every head on its own, in place. x is packed, so its heads are the rows of another view.
@@ -43,7 +36,7 @@ void add_projected(Backend& backend, const Matrix& h, const ConstMatrix& x, cons
     backend.matmul({.out = h, .x = x, .w = p.weight, .bias = p.bias, .residual = h}, where);
     return;
   }
-  const Matrix out = projected(backend, x, p, where);
+  const Matrix out = projected(backend, x, {}, p, where);
   backend.rms_norm({.out = out, .x = out, .weight = post_norm, .eps = norm_eps}, where);
   backend.add({.out = h, .x = h, .y = out}, where);
 }
@@ -250,7 +243,8 @@ void BlockDecoder::write_logits(Backend& backend, const Matrix& h, const Matrix&
   if (logits.rows == 0) return;
   const Arena::Mark mark(backend.arena());
   const Matrix last = row_range(h, h.rows - logits.rows, logits.rows);
-  const Matrix x = normed(backend, last, output_.norm, norm_eps_, info_.arch.c_str());
+  const Matrix x = backend.arena().matrix(last.rows, last.cols);  // a tap of its own, so not the head's norm
+  backend.rms_norm({.out = x, .x = last, .weight = output_.norm, .eps = norm_eps_}, info_.arch.c_str());
   control.emit(backend, "output_norm", -1, x);
   const Matrix out = backend.output(logits);
   backend.matmul({.out = out, .x = x, .w = output_.head.weight, .bias = output_.head.bias, .residual = {}},
@@ -259,19 +253,25 @@ void BlockDecoder::write_logits(Backend& backend, const Matrix& h, const Matrix&
 }
 
 void add_attention(Backend& backend, const Matrix& h, const AttentionWeights& weights,
-                   const AttentionShape& shape, const RopeTable& rope, const Visible& visible, KvCache& cache,
+                   const AttentionShape& shape, const RopeTable* rope, const Visible& visible, KvCache& cache,
                    int32_t layer, const char* where) {
   const Arena::Mark mark(backend.arena());
   const int64_t n_keys = keys_shown(backend, cache, cache.length() + h.rows);
-  const Matrix x = normed(backend, h, weights.norm, shape.norm_eps, where);
-  const Matrix q = projected(backend, x, weights.q, where);
-  const Matrix k = projected(backend, x, weights.k, where);
-  const Matrix v = projected(backend, x, weights.v, where);
+  const RowNorm norm = rms(weights.norm, shape.norm_eps);
+  const Matrix q = projected(backend, h, norm, weights.q, where);
+  const Matrix k = projected(backend, h, norm, weights.k, where);
+  const Matrix v = projected(backend, h, norm, weights.v, where);
   norm_heads(backend, q, weights.q_norm, shape, where);
   norm_heads(backend, k, weights.k_norm, shape, where);
-  rotate(backend, q, shape, rope, where);
-  rotate(backend, k, shape, rope, where);
-  backend.convert_rows({.out = cache.k(layer, 0, cache.capacity()), .x = k, .at = visible.own}, where);
+  // Both are rotated where they are read next: keys on their way into the cache, queries inside attention.
+  Rotation rotation;
+  if (rope != nullptr) rotation = {rope->cos(), rope->sin(), shape.pairs};
+  backend.convert_rows({.out = cache.k(layer, 0, cache.capacity()),
+                        .x = k,
+                        .at = visible.own,
+                        .rotation = rotation,
+                        .head_dim = shape.head_dim},
+                       where);
   backend.convert_rows({.out = cache.v(layer, 0, cache.capacity()), .x = v, .at = visible.own}, where);
   const Matrix attended = backend.arena().matrix(q.rows, q.cols);
   backend.attention({.out = attended,
@@ -284,7 +284,8 @@ void add_attention(Backend& backend, const Matrix& h, const AttentionWeights& we
                      .scale = shape.scale,
                      .softcap = shape.softcap,
                      .begin = visible.begin,
-                     .end = visible.end},
+                     .end = visible.end,
+                     .rotation = rotation},
                     where);
   add_projected(backend, h, attended, weights.output, weights.post_norm, shape.norm_eps, where);
 }
@@ -292,11 +293,12 @@ void add_attention(Backend& backend, const Matrix& h, const AttentionWeights& we
 void add_gated_ffn(Backend& backend, const Matrix& h, const FfnWeights& weights, float norm_eps,
                    Activation act, const char* where) {
   const Arena::Mark mark(backend.arena());
-  const Matrix x = normed(backend, h, weights.norm, norm_eps, where);
-  const Matrix gate = projected(backend, x, {.weight = weights.gate}, where);
-  const Matrix up = projected(backend, x, {.weight = weights.up}, where);
-  backend.gated_act({.out = gate, .gate = gate, .up = up, .act = act}, where);
-  add_projected(backend, h, gate, {.weight = weights.down}, weights.post_norm, norm_eps, where);
+  const RowNorm norm = rms(weights.norm, norm_eps);
+  const Matrix hidden = projected(backend, h, norm, {.weight = weights.up}, where);
+  backend.matmul(
+      {.out = hidden, .x = h, .w = weights.gate, .act = act, .residual = {}, .norm = norm, .times = hidden},
+      where);
+  add_projected(backend, h, hidden, {.weight = weights.down}, weights.post_norm, norm_eps, where);
 }
 
 }  // namespace trimtok

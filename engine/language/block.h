@@ -74,9 +74,9 @@ struct Visible {
 };
 
 // h += output(attention(norm(h))). Writes keys and values of all rows to the cache, behind cache.length(),
-// before any row attends: rows may see later rows of their own batch.
+// before any row attends: rows may see later rows of their own batch. rope: null where a layer has none.
 void add_attention(Backend& backend, const Matrix& h, const AttentionWeights& weights,
-                   const AttentionShape& shape, const RopeTable& rope, const Visible& visible, KvCache& cache,
+                   const AttentionShape& shape, const RopeTable* rope, const Visible& visible, KvCache& cache,
                    int32_t layer, const char* where);
 // h += down(act(gate(norm(h))) * up(norm(h))).
 void add_gated_ffn(Backend& backend, const Matrix& h, const FfnWeights& weights, float norm_eps,

@@ -135,7 +135,7 @@ void Phi3::run_layers(Backend& backend, const RowBatch& batch, KvCache& cache, c
   for (int32_t il = range.first; il < range.last; ++il) {
     control.step("prefill", il, info_.n_layers);
     const Layer& w = layers_[static_cast<size_t>(il)];
-    add_attention(backend, h, w.attention, shape_, rope, visible, cache, il, w.name.c_str());
+    add_attention(backend, h, w.attention, shape_, &rope, visible, cache, il, w.name.c_str());
     add_gated_ffn(backend, h, w.ffn, shape_.norm_eps, Activation::kSilu, w.name.c_str());
     control.emit(backend, "layer_out", il, h);
   }

@@ -85,15 +85,11 @@ void PreNormDecoder::run_layers(Backend& backend, const RowBatch& batch, KvCache
                         .end = backend.upload(std::span<const int32_t>(batch.visible_end)),
                         .own = backend.upload(std::span<const int32_t>(own))};
   const RopeTable rope(backend, rope_, batch.positions);
-  // Turning one pair by zero changes nothing: no RoPE is one more table.
-  std::optional<RopeTable> no_rope;
-  if (recipe_.has_rope != nullptr)
-    no_rope.emplace(backend, RopeFrequencies{.radians = {0.0}}, batch.positions);
   for (int32_t il = range.first; il < range.last; ++il) {
     control.step("prefill", il, info_.n_layers);
     const Layer& w = layers_[static_cast<size_t>(il)];
     const bool turns = recipe_.has_rope == nullptr || recipe_.has_rope(il);
-    add_attention(backend, h, w.attention, shape_, turns ? rope : *no_rope, visible, cache, il,
+    add_attention(backend, h, w.attention, shape_, turns ? &rope : nullptr, visible, cache, il,
                   w.name.c_str());
     add_gated_ffn(backend, h, w.ffn, shape_.norm_eps, Activation::kSilu, w.name.c_str());
     if (static_cast<size_t>(il) < batch.extra.size()) {

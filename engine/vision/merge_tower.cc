@@ -287,8 +287,8 @@ EncodedImage MergeTower::encode_frames(Backend& backend, const Image& first, con
   const std::vector<float> angles = rope_angles(layout);
   const float* cos = backend.upload(std::span<const float>(angles));
   const int64_t n_pairs = p_.config.head_dim / 2, stride = row_bytes(Dtype::kF32, n_pairs);
-  const VitRope rope{{cos, Dtype::kF32, n_patches, n_pairs, stride},
-                     {cos + n_patches * n_pairs, Dtype::kF32, n_patches, n_pairs, stride}};
+  const Rotation rope{{cos, Dtype::kF32, n_patches, n_pairs, stride},
+                      {cos + n_patches * n_pairs, Dtype::kF32, n_patches, n_pairs, stride}};
 
   // Patches of a window are consecutive, so windows are intervals of keys: no mask is ever made.
   const auto n = static_cast<size_t>(n_patches);

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <span>
 
 #include "engine/gguf/quote.h"
 
@@ -95,9 +94,11 @@ VitLayer bind_vit_layer(WeightBinder& binder, std::shared_ptr<const GgufFile> fi
   return layer;
 }
 
-void apply(Backend& backend, const Linear& linear, const Matrix& out, const Matrix& x, Activation act,
-           const ConstMatrix& residual, const char* where) {
-  backend.matmul({out, x, linear.weight, linear.bias, act, residual}, where);
+// out = linear(norm(x)).
+void project(Backend& backend, const RowNorm& norm, const Linear& linear, const Matrix& out, const Matrix& x,
+             const char* where) {
+  backend.matmul({.out = out, .x = x, .w = linear.weight, .bias = linear.bias, .residual = {}, .norm = norm},
+                 where);
 }
 
 void apply(Backend& backend, const QueryNorm& norm, float eps, const Matrix& x, const char* where) {
@@ -108,23 +109,16 @@ void apply(Backend& backend, const QueryNorm& norm, float eps, const Matrix& x, 
   }
 }
 
-// x += linear(y), times `scale` where there is one. `spare`: [x.rows, x.cols], free to be written to.
+// x += scale * linear(y); scale: null where there is none.
 void add_linear(Backend& backend, const Linear& linear, const float* scale, const Matrix& x, const Matrix& y,
-                const Matrix& spare, const char* where) {
-  if (scale == nullptr) {
-    apply(backend, linear, x, y, Activation::kNone, x, where);
-    return;
-  }
-  const Arena::Mark mark(backend.arena());
-  apply(backend, linear, spare, y, Activation::kNone, {}, where);
-  // There is no op for rows times a vector: the vector is copied to every row, which costs next to nothing
-  // beside the product before it.
-  const std::vector<int32_t> zeros(static_cast<size_t>(x.rows), 0);
-  const ConstMatrix vector(scale, Dtype::kF32, 1, x.cols, row_bytes(Dtype::kF32, x.cols));
-  const Matrix scales = backend.arena().matrix(x.rows, x.cols);
-  backend.gather_rows({scales, vector, backend.upload(std::span<const int32_t>(zeros))}, where);
-  backend.gated_act({spare, spare, scales, Activation::kNone}, where);
-  backend.add({x, x, spare}, where);
+                const char* where) {
+  backend.matmul({.out = x, .x = y, .w = linear.weight, .bias = linear.bias, .residual = x, .scale = scale},
+                 where);
+}
+
+RowNorm row_norm(const VitConfig& c, const Norm& norm) {
+  if (c.rms_norm) return {.kind = RowNorm::Kind::kRms, .weight = norm.weight, .eps = c.eps};
+  return {.kind = RowNorm::Kind::kLayer, .weight = norm.weight, .bias = norm.bias, .eps = c.eps};
 }
 
 }  // namespace
@@ -210,59 +204,59 @@ void check_finite_rows(Backend& backend, const ConstMatrix& device_rows) {
 }
 
 void run_vit_layer(Backend& backend, const VitConfig& c, const VitLayer& layer, int32_t index,
-                   const Matrix& x, const RowIntervals& intervals, const VitRope& rope) {
+                   const Matrix& x, const RowIntervals& intervals, const Rotation& rope) {
   const std::string name = "vision layer " + std::to_string(index);
   const char* where = name.c_str();
-  const Arena::Mark mark(backend.arena());
-  const Matrix normed = backend.arena().matrix(x.rows, c.width);
   {
-    const Arena::Mark attention_mark(backend.arena());
+    const Arena::Mark mark(backend.arena());
     const Matrix qkv = backend.arena().matrix(x.rows, c.q_width() + 2 * c.kv_width());
     const Matrix q = col_slice(qkv, 0, c.q_width());
     const Matrix k = col_slice(qkv, c.q_width(), c.kv_width());
     const Matrix v = col_slice(qkv, c.q_width() + c.kv_width(), c.kv_width());
     const Matrix mixed = backend.arena().matrix(x.rows, c.q_width());
-    apply_norm(backend, c, layer.ln1, normed, x, where);
+    const RowNorm norm = row_norm(c, layer.ln1);
     if (layer.qkv.weight.data != nullptr) {
-      apply(backend, layer.qkv, qkv, normed, Activation::kNone, {}, where);
+      project(backend, norm, layer.qkv, qkv, x, where);
     } else {
-      apply(backend, layer.q, q, normed, Activation::kNone, {}, where);
-      apply(backend, layer.k, k, normed, Activation::kNone, {}, where);
-      apply(backend, layer.v, v, normed, Activation::kNone, {}, where);
+      project(backend, norm, layer.q, q, x, where);
+      project(backend, norm, layer.k, k, x, where);
+      project(backend, norm, layer.v, v, x, where);
     }
     apply(backend, layer.q_norm, c.eps, q, where);
     apply(backend, layer.k_norm, c.eps, k, where);
+    // Queries are rotated inside attention. Keys are read by many of its tasks, so they are rotated before.
     if (rope.cos.data != nullptr) {
-      backend.rope({q, c.head_dim, rope.cos, rope.sin, RopePairs::kHalves}, where);
-      backend.rope({k, c.head_dim, rope.cos, rope.sin, RopePairs::kHalves}, where);
+      backend.rope({k, c.head_dim, rope.cos, rope.sin, rope.pairs}, where);
     }
     AttentionArgs attention{mixed, q, k, v, c.n_heads, c.n_kv_heads, c.head_dim};
     attention.scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
     attention.begin = intervals.begin;
     attention.end = intervals.end;
+    attention.rotation = rope;
     backend.attention(attention, where);
-    add_linear(backend, layer.out, layer.ls1, x, mixed, normed, where);
+    add_linear(backend, layer.out, layer.ls1, x, mixed, where);
   }
+  const Arena::Mark mark(backend.arena());
   const Matrix hidden = backend.arena().matrix(x.rows, layer.up.weight.rows);
-  apply_norm(backend, c, layer.ln2, normed, x, where);
-  if (layer.gate.weight.data == nullptr) {
-    apply(backend, layer.up, hidden, normed, c.act, {}, where);
-  } else {
-    const Matrix gate = backend.arena().matrix(x.rows, hidden.cols);
-    apply(backend, layer.gate, gate, normed, Activation::kNone, {}, where);
-    apply(backend, layer.up, hidden, normed, Activation::kNone, {}, where);
-    backend.gated_act({hidden, gate, hidden, c.act}, where);
+  MatmulArgs args{.out = hidden, .x = x, .w = layer.up.weight, .bias = layer.up.bias, .residual = {}};
+  args.norm = row_norm(c, layer.ln2);
+  const bool gated = layer.gate.weight.data != nullptr;
+  if (!gated) args.act = c.act;
+  backend.matmul(args, where);
+  if (gated) {
+    args.w = layer.gate.weight;
+    args.bias = layer.gate.bias;
+    args.act = c.act;
+    args.times = hidden;
+    backend.matmul(args, where);
   }
-  add_linear(backend, layer.down, layer.ls2, x, hidden, normed, where);
+  add_linear(backend, layer.down, layer.ls2, x, hidden, where);
 }
 
 size_t vit_scratch_bytes(const VitConfig& config, const std::vector<VitLayer>& layers) {
   int64_t widest = 2 * config.q_width() + 2 * config.kv_width();
-  for (const VitLayer& layer : layers) {
-    widest = std::max(widest, layer.up.weight.rows * (layer.gate.weight.data != nullptr ? 2 : 1));
-  }
-  if (!layers.empty() && layers[0].ls1 != nullptr) widest += config.width;
-  return static_cast<size_t>(config.width + widest) * sizeof(float);
+  for (const VitLayer& layer : layers) widest = std::max(widest, layer.up.weight.rows);
+  return static_cast<size_t>(widest) * sizeof(float);
 }
 
 Matrix row_slice(const Matrix& m, int64_t first, int64_t n) {

@@ -75,14 +75,10 @@ struct RowIntervals {
   const int32_t* end = nullptr;
 };
 
-// Angles of 2-D RoPE, [T, head_dim / 2]; absent: positions are in the rows already.
-struct VitRope {
-  ConstMatrix cos, sin;
-};
-
-// x += attention(ln1(x)); x += ffn(ln2(x)).   x: [T, width]
+// x += attention(ln1(x)); x += ffn(ln2(x)).   x: [T, width]; rope: of 2-D RoPE, [T, head_dim / 2]; absent:
+// positions are in the rows already.
 void run_vit_layer(Backend& backend, const VitConfig& config, const VitLayer& layer, int32_t index,
-                   const Matrix& x, const RowIntervals& intervals, const VitRope& rope = {});
+                   const Matrix& x, const RowIntervals& intervals, const Rotation& rope = {});
 // Bytes of arena that run_vit_layer takes per row.
 size_t vit_scratch_bytes(const VitConfig& config, const std::vector<VitLayer>& layers);
 

@@ -91,7 +91,9 @@ TT_INLINE const float* load_query(const AttentionJob& job, const QueryBlock& b, 
   }
   const int64_t rotated = 2 * r.cos.cols;
   rotate_head(of.angles, q, memory);
-  memcpy(memory + rotated, q + rotated, static_cast<size_t>(job.head_dim - rotated) * sizeof(float));
+  if (rotated < job.head_dim) {
+    memcpy(memory + rotated, q + rotated, static_cast<size_t>(job.head_dim - rotated) * sizeof(float));
+  }
   return memory;
 }
 

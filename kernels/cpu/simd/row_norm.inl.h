@@ -64,34 +64,42 @@ RowMoments row_moments(const RowNorm& norm, const float* x, int64_t n) {
   return norm.kind == RowNorm::Kind::kRms ? rms_moments(x, n, norm.eps) : layer_moments(x, n, norm.eps);
 }
 
-// Elements [first, first + n) of a row that starts at x; out may be where they lie. The tail takes the same
-// steps as whole vectors do: how a row is cut into pieces never shows.
-void norm_piece(const RowNorm& norm, const RowMoments& moments, const float* x, int64_t first, int64_t n,
-                float* out) {
-  const bool centred = norm.kind == RowNorm::Kind::kLayer;
+// n elements from i on of a row, at most a vector.
+template <bool kCentred>
+TT_INLINE Vf normed(const RowNorm& norm, Vf v, Vf mean, Vf shift, Vf scale, int64_t i, int64_t n) {
+  const bool whole = n == kLanes;
+  if (kCentred) v = vsub(vsub(v, mean), shift);
+  v = vmul(v, scale);
+  Vf weight = vzero();
+  if (norm.weight != nullptr) weight = whole ? vload(norm.weight + i) : vload_n(norm.weight + i, n);
+  if (!kCentred) return norm.weight == nullptr ? v : vmul(v, weight);
+  const Vf bias = norm.bias == nullptr ? vzero() : whole ? vload(norm.bias + i) : vload_n(norm.bias + i, n);
+  return norm.weight == nullptr ? vadd(v, bias) : vfma(v, weight, bias);
+}
+
+template <bool kCentred>
+TT_INLINE void norm_elements(const RowNorm& norm, const RowMoments& moments, const float* x, int64_t first,
+                             int64_t n, float* out) {
   const Vf mean = vset1(moments.mean);
   const Vf shift = vset1(moments.shift);
   const Vf scale = vset1(moments.scale);
-  const float* weight = norm.weight == nullptr ? nullptr : norm.weight + first;
-  const float* bias = norm.bias == nullptr ? nullptr : norm.bias + first;
-  x += first;
-  for (int64_t i = 0; i < n; i += kLanes) {
-    const int64_t m = imin(kLanes, n - i);
-    const bool whole = m == kLanes;
-    Vf v = whole ? vload(x + i) : vload_n(x + i, m);
-    if (centred) v = vsub(vsub(v, mean), shift);
-    v = vmul(v, scale);
-    const Vf b = bias == nullptr ? vzero() : whole ? vload(bias + i) : vload_n(bias + i, m);
-    if (weight != nullptr) {
-      const Vf w = whole ? vload(weight + i) : vload_n(weight + i, m);
-      v = centred ? vfma(v, w, b) : vmul(v, w);
-    } else if (centred) {
-      v = vadd(v, b);
-    }
-    if (whole) {
-      vstore(out + i, v);
-    } else {
-      vstore_n(out + i, v, m);
-    }
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    vstore(out + i, normed<kCentred>(norm, vload(x + first + i), mean, shift, scale, first + i, kLanes));
+  }
+  const int64_t rest = n - i;
+  if (rest == 0) return;
+  const Vf v = vload_n(x + first + i, rest);
+  vstore_n(out + i, normed<kCentred>(norm, v, mean, shift, scale, first + i, rest), rest);
+}
+
+// out = elements [first, first + n) of norm(x), which is a whole row; out may be where they lie. The tail
+// takes the same steps as whole vectors do: how a row is cut into pieces never shows.
+void norm_piece(const RowNorm& norm, const RowMoments& moments, const float* x, int64_t first, int64_t n,
+                float* out) {
+  if (norm.kind == RowNorm::Kind::kLayer) {
+    norm_elements<true>(norm, moments, x, first, n, out);
+  } else {
+    norm_elements<false>(norm, moments, x, first, n, out);
   }
 }
