@@ -332,6 +332,37 @@ void bench_attention(Bench& bench, Rng& rng, Dtype dtype, int64_t rows, int64_t 
       4.0 * heads * head_dim * static_cast<double>(rows * keys));
 }
 
+// What ops do on the side, for comparison with the rows without: only of the CPU, whose limits are measured.
+void bench_fusions(Bench& bench, Rng& rng) {
+  const int64_t n = 2048;
+  Tensor w(Dtype::kQ4_K, n, n);
+  w.fill_weight(rng);
+  const Tensor weight = normal(rng, 1, n);
+  const Tensor times = normal(rng, 512, n);
+  const Tensor out(kF32, 512, n);
+  for (const int64_t t : {1, 512}) {
+    const Tensor x = normal(rng, t, n);
+    MatmulArgs args;
+    args.out = Matrix{out.row(0), kF32, t, n, n * 4};
+    args.x = x.matrix();
+    args.w = w.matrix();
+    args.act = Activation::kSilu;
+    args.norm = {RowNorm::Kind::kRms, weight.f32(0), nullptr, 1e-6f};
+    args.times = Matrix{times.row(0), kF32, t, n, n * 4};
+    bench.matmul(args, "T=" + std::to_string(t) + " N=2048 K=2048 Q4_K fused",
+                 static_cast<double>(n * row_bytes(Dtype::kQ4_K, n)));
+  }
+  const int64_t rows = 576;
+  const Tensor x = normal(rng, rows, 1024);
+  const Tensor angles = normal(rng, rows, 32);
+  const Tensor stored(Dtype::kF16, rows, 1024);
+  ConvertRowsArgs args{stored.matrix(), x.matrix()};
+  args.rotation = {angles.matrix(), angles.matrix()};
+  args.head_dim = 64;
+  bench.row(Op::k_convert_rows, &KernelTable::convert_rows, args, "T=576 D=1024 F16 rotated",
+            static_cast<double>(rows * 1024 * 6), 0);
+}
+
 }  // namespace
 
 void bench_table(const KernelTable& table, const Options& options) {
@@ -353,7 +384,10 @@ void bench_table(const KernelTable& table, const Options& options) {
     }
   }
   bench_pruning(bench, rng);
-  if (!on_device(table) && !options.plan) return;
+  if (!on_device(table) && !options.plan) {
+    bench_fusions(bench, rng);
+    return;
+  }
   for (const Dtype dtype :
        {Dtype::kF16, Dtype::kBF16, Dtype::kQ8_0, Dtype::kQ4_0, Dtype::kQ4_K, Dtype::kQ6_K}) {
     bench_prefill(bench, rng, dtype);
