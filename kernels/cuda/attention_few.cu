@@ -8,6 +8,7 @@
 // maximum, sum and unscaled output in scratch, and combine_kernel joins them. Bytes: k and v of the seen keys
 // once per kQueries queries; FLOPs: 4 E per query and key.
 #include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/rotate.cuh"
 
 namespace trimtok::cuda {
 namespace {
@@ -39,7 +40,7 @@ __device__ __forceinline__ Query query_of(const AttentionArgs& a, int64_t kv_hea
 // The queries of a block, and what of them its threads share.
 template <int kOwned>
 struct Shared {
-  float queries[kQueries][kOwned * kThreads];  // times scale
+  float queries[kQueries][kOwned * kThreads];  // rotated, times scale
   int64_t seen[kQueries][2];                   // first key, and one past the last
   float weights[kQueries][kKeys];
   float rescale[kQueries];
@@ -59,7 +60,9 @@ __device__ __forceinline__ void load_queries(const AttentionArgs& a, const Part&
   for (int i = 0; i < part.n_queries; ++i) {
     const Query query = query_of(a, part.kv_head, part.first + i);
     const float* q = row_of<float>(a.q, query.t) + query.head * a.head_dim;
-    for (int d = tid; d < a.head_dim; d += kThreads) shared.queries[i][d] = q[d] * a.scale;
+    for (int d = tid; d < a.head_dim; d += kThreads) {
+      shared.queries[i][d] = rotated_element(a.rotation, query.t, q, d) * a.scale;
+    }
     const Interval interval = interval_of(a, query.t);
     if (tid == 0) shared.seen[i][0] = interval.begin;
     if (tid == 0) shared.seen[i][1] = interval.end;

@@ -1,9 +1,9 @@
 // Attention of many rows (towers, prefill) on tensor cores, flash style: scores never leave registers.
 //
 // A block of four warps owns kRows rows of one head, a warp 16 of them, and walks over the keys that any of
-// them sees, kKeys at a time. q (times scale), keys, weights and values are rounded to f16, sums are f32: an
-// error of 2^-11 of each factor. Shared: q, keys and values as f16, (kRows + 2 kKeys) (kDim + 8) 2 bytes;
-// keys of the next round travel while this round's values are added up, values while the next keys are
+// them sees, kKeys at a time. q (rotated, times scale), keys, weights and values are rounded to f16, sums are
+// f32: an error of 2^-11 of each factor. Shared: q, keys and values as f16, (kRows + 2 kKeys) (kDim + 8) 2
+// bytes; keys of the next round travel while this round's values are added up, values while the next keys are
 // scored: by cp.async where they are stored as f16 in aligned rows. Bytes: q and out once, k and v once per
 // kRows rows and query head (the heads of a group meet in L2); FLOPs: 4 E per row and key of every tile that
 // the block looks at.
@@ -11,6 +11,7 @@
 // Keys that no row of the block sees count as zeros whatever they hold. A NaN in a key that one row sees
 // makes those rows of its tile of 16 NaN that share the instruction.
 #include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/rotate.cuh"
 
 namespace trimtok::cuda {
 namespace {
@@ -19,10 +20,12 @@ constexpr int kThreads = 128;
 constexpr int kRows = 64;
 constexpr float kLog2E = 1.44269504f;
 
+// What may be loaded 16 bytes at a time.
 struct Eights {
   bool q;
   bool k;
   bool v;
+  bool pairs;  // of q that are rotated, and their angles: four at a time
 };
 
 __device__ __forceinline__ void store_eight(uint16_t* to, const float (&v)[8]) {
@@ -64,20 +67,58 @@ __device__ __forceinline__ Window window_of(const AttentionArgs& a, int64_t t0) 
 template <int kDim>
 constexpr int kStride = kDim + 8;
 
+__device__ __forceinline__ void store_run(uint16_t* to, const Pack<4>& r) {
+  *reinterpret_cast<uint2*>(to) = make_uint2(pack_f16(r.v[0], r.v[1]), pack_f16(r.v[2], r.v[3]));
+}
+__device__ __forceinline__ void store_run(uint16_t* to, const Pack<1>& r) {
+  *to = __half_as_ushort(__float2half_rn(r.v[0]));
+}
+
+// The rotated dimensions of the block's rows, kPack pairs at a time; neighbouring threads take neighbouring
+// pairs. Twice the bytes of rows that are not rotated: the angles.
+template <int kDim, int kPack>
+__device__ __forceinline__ void load_rotated(const AttentionArgs& a, int64_t t0, int64_t head, uint16_t* to) {
+  const auto units = static_cast<uint32_t>(a.rotation.cos.cols / kPack);
+  const auto rows = static_cast<uint32_t>(min(a.q.rows - t0, static_cast<int64_t>(kRows)));
+#pragma unroll 4
+  for (uint32_t i = threadIdx.x; i < rows * units; i += kThreads) {
+    const uint32_t row = i / units;
+    const float* q = row_of<float>(a.q, t0 + row) + head * a.head_dim;
+    Runs<kPack> runs = rotated_runs<kPack>(a.rotation, t0 + row, q, static_cast<int>(i % units) * kPack);
+#pragma unroll
+    for (int e = 0; e < kPack; ++e) {
+      runs.low.v[e] *= a.scale;
+      runs.high.v[e] *= a.scale;
+    }
+    store_run(to + row * kStride<kDim> + runs.low_at, runs.low);
+    store_run(to + row * kStride<kDim> + runs.high_at, runs.high);
+  }
+}
+
 template <int kDim>
-__device__ __forceinline__ void load_queries(const AttentionArgs& a, int64_t t0, int64_t head, bool eights,
-                                             uint16_t* to) {
+__device__ __forceinline__ void load_queries(const AttentionArgs& a, int64_t t0, int64_t head,
+                                             const Eights& eights, uint16_t* to) {
   constexpr int kUnits = kDim / 8;
+  const int rotated = rotated_dims(a.rotation);
   for (int u = static_cast<int>(threadIdx.x); u < kRows * kUnits; u += kThreads) {
     const int row = u / kUnits;
     const int d = u % kUnits * 8;
+    const bool there = t0 + row < a.q.rows && d < a.head_dim;
+    if (there && d + 8 <= rotated) continue;
     float v[8] = {};
-    if (t0 + row < a.q.rows && d < a.head_dim) {
-      stored_eight(Dtype::kF32, head_slice(a.q, t0 + row, head, a.head_dim), d, a.head_dim, eights, v);
+    if (there) {
+      stored_eight(Dtype::kF32, head_slice(a.q, t0 + row, head, a.head_dim), d, a.head_dim, eights.q, v);
     }
 #pragma unroll
     for (int e = 0; e < 8; ++e) v[e] *= a.scale;
     store_eight(to + row * kStride<kDim> + d, v);
+  }
+  if (rotated == 0) return;
+  __syncthreads();  // where R is no multiple of 8, eight elements have been written of which some are rotated
+  if (eights.pairs) {
+    load_rotated<kDim, 4>(a, t0, head, to);
+  } else {
+    load_rotated<kDim, 1>(a, t0, head, to);
   }
 }
 
@@ -240,7 +281,7 @@ __global__ void __launch_bounds__(kThreads, blocks_wanted(kDim))
   const int64_t my_t = t0 + static_cast<int64_t>(threadIdx.x) / kWarp * 16 + lane / 4;  // and my_t + 8
 
   const Window window = window_of(a, t0);
-  load_queries<kDim>(a, t0, head, eights.q, sq);
+  load_queries<kDim>(a, t0, head, eights, sq);
   Seen<kKeys> seen = mark_seen<kKeys>(a, t0, window.low, window, flags[0]);
   __syncthreads();
   if (window.low < window.high) {
@@ -315,8 +356,9 @@ Status attention_many(const ExecContext& ctx, const AttentionArgs& a) {
     return gpu::fail(Status::kUnsupported, "attention: more rows or heads than one launch holds");
   }
   const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>(a.n_heads));
-  const Eights eights{stored_in_eights(a.q, a.head_dim), stored_in_eights(a.k, a.head_dim),
-                      stored_in_eights(a.v, a.head_dim)};
+  const Eights eights{
+      stored_in_eights(a.q, a.head_dim), stored_in_eights(a.k, a.head_dim), stored_in_eights(a.v, a.head_dim),
+      a.head_dim % 4 == 0 && rows_aligned(a.q, 16) && in_packs(a.rotation.cos) && in_packs(a.rotation.sin)};
   if (a.head_dim <= 32) return run<32, 64>(ctx, a, grid, eights);
   if (a.head_dim <= 64) return run<64, 64>(ctx, a, grid, eights);
   if (a.head_dim <= 80) return run<80, 64>(ctx, a, grid, eights);

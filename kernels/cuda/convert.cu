@@ -1,6 +1,7 @@
 // Rows from and to storage: gather_rows (any weight dtype to f32) and convert_rows (f32 to the dtypes of
-// activations and the key/value cache). Bound by memory, exact.
+// activations and the key/value cache, keys rotated on the way). Bound by memory, exact but for rotations.
 #include "kernels/cuda/dequant.cuh"
+#include "kernels/cuda/rotate.cuh"
 
 namespace trimtok::cuda {
 namespace {
@@ -74,7 +75,16 @@ __device__ __forceinline__ int64_t place_of(const ConvertRowsArgs& a, int64_t t)
   return place < a.out.rows ? place : -1;
 }
 
-// A thread owns one element at a time: 4 bytes read, 2 or 4 written.
+// Element i of row t, rotated where that is asked for.
+__device__ __forceinline__ float element_of(const ConvertRowsArgs& a, int64_t t, const float* x, int64_t i) {
+  if (rotated_dims(a.rotation) == 0) return x[i];
+  const auto dim = static_cast<uint32_t>(a.head_dim);
+  const auto d = static_cast<int32_t>(static_cast<uint32_t>(i) % dim);
+  return rotated_element(a.rotation, t, x + (i - d), d);
+}
+
+// A thread owns one element at a time: 4 bytes read, 2 or 4 written; of a rotation's tables every head but
+// the first finds its row in L1.
 template <Dtype kType>
 __global__ void __launch_bounds__(kThreads) convert_dense_kernel(ConvertRowsArgs a) {
   const int64_t t = blockIdx.x;
@@ -82,7 +92,7 @@ __global__ void __launch_bounds__(kThreads) convert_dense_kernel(ConvertRowsArgs
   if (place < 0) return;
   const float* x = row_of<float>(a.x, t);
   auto* out = row_of<typename DenseType<kType>::Element>(a.out, place);
-  for (int64_t i = first_unit(); i < a.x.cols; i += unit_step()) store_as(out + i, x[i]);
+  for (int64_t i = first_unit(); i < a.x.cols; i += unit_step()) store_as(out + i, element_of(a, t, x, i));
 }
 
 // A warp owns one block of 32 at a time, a lane one element: 4 bytes read, 34 / 32 written. The operations
@@ -97,7 +107,7 @@ __global__ void __launch_bounds__(kThreads) convert_q8_0_kernel(ConvertRowsArgs 
   const int64_t warps = blockDim.x / kWarp;
   for (int64_t b = static_cast<int64_t>(blockIdx.y) * warps + threadIdx.x / kWarp; b < a.x.cols / 32;
        b += static_cast<int64_t>(gridDim.y) * warps) {
-    const float v = x[32 * b + lane];
+    const float v = element_of(a, t, x, 32 * b + lane);
     const bool finite = __all_sync(kAllLanes, fabsf(v) <= 3.4028235e38f) != 0;
     const float s = warp_max(fabsf(v)) / 127.0f;
     unsigned short d = __half_as_ushort(__float2half_rn(s));
@@ -148,6 +158,9 @@ Status gather_rows(const ExecContext& ctx, const GatherRowsArgs& a) {
 
 Status convert_rows(const ExecContext& ctx, const ConvertRowsArgs& a) {
   if (const Status s = check_convert_rows_shapes(a); s != Status::kOk) return s;
+  if (rotated_dims(a.rotation) != 0 && a.x.cols > 0x7fffffff) {
+    return gpu::fail(Status::kUnsupported, "convert_rows: more than 2^31 - 1 columns to rotate");
+  }
   auto* kernel = convert_dense_kernel<Dtype::kF32>;
   if (a.out.dtype == Dtype::kF16) kernel = convert_dense_kernel<Dtype::kF16>;
   if (a.out.dtype == Dtype::kBF16) kernel = convert_dense_kernel<Dtype::kBF16>;

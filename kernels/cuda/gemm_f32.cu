@@ -11,12 +11,32 @@
 namespace trimtok::cuda {
 namespace {
 
-template <typename Element, bool kPacks>
-__global__ void __launch_bounds__(kTileThreads) gemm_f32_kernel(MatmulArgs a) {
+constexpr unsigned kStatsThreads = 256;
+
+// A block owns a row: 4 bytes read per element (kLayer: again from L1), 8 written per row.
+__global__ void __launch_bounds__(kStatsThreads) stats_kernel(ConstMatrix x, RowNorm norm, RowStats* out) {
+  GPU_SHARED(float, slots, [kStatsThreads / kWarp]);
+  const int64_t t = blockIdx.x;
+  const RowStats stats = stats_of_row(norm, row_of<float>(x, t), x.cols, slots);
+  if (threadIdx.x == 0) out[t] = stats;
+}
+
+// kNorm: rows of x are normalised as they go to shared memory; stats has their means and scales.
+template <typename Element, bool kPacks, bool kNorm>
+__global__ void __launch_bounds__(kTileThreads) gemm_f32_kernel(MatmulArgs a, const RowStats* stats) {
   const int64_t m0 = static_cast<int64_t>(blockIdx.y) * kTile;
   const int64_t n0 = static_cast<int64_t>(blockIdx.x) * kTile;
   float acc[4][4] = {};
-  multiply_tile<Element, kPacks>(a.x, a.w, m0, n0, acc);
+  const auto map_of = [&](int64_t t) {
+    if constexpr (kNorm) {
+      return [&a, of_row = stats[t]](float x, int64_t k) {
+        return k < a.x.cols ? normalised(a.norm, of_row, x, k) : 0.0f;
+      };
+    } else {
+      return [](float x, int64_t) { return x; };
+    }
+  };
+  multiply_tile<Element, kPacks>(a.x, a.w, m0, n0, map_of, acc);
   const TilePlace place = tile_place();
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
@@ -29,6 +49,15 @@ __global__ void __launch_bounds__(kTileThreads) gemm_f32_kernel(MatmulArgs a) {
   }
 }
 
+using Kernel = void (*)(MatmulArgs, const RowStats*);
+
+template <bool kNorm>
+Kernel kernel_for(const MatmulArgs& a) {
+  if (a.w.dtype == Dtype::kBF16) return gemm_f32_kernel<__nv_bfloat16, false, kNorm>;
+  return in_packs(a.x) && in_packs(a.w) ? gemm_f32_kernel<float, true, kNorm>
+                                        : gemm_f32_kernel<float, false, kNorm>;
+}
+
 }  // namespace
 
 Status gemm_f32(const ExecContext& ctx, const MatmulArgs& a) {
@@ -38,10 +67,16 @@ Status gemm_f32(const ExecContext& ctx, const MatmulArgs& a) {
     return gpu::fail(Status::kUnsupported, "matmul: more rows or outputs than one launch holds");
   }
   const dim3 grid(static_cast<unsigned>(tiles_n), static_cast<unsigned>(tiles_t));
-  auto* kernel = gemm_f32_kernel<float, false>;
-  if (a.w.dtype == Dtype::kF32 && in_packs(a.x) && in_packs(a.w)) kernel = gemm_f32_kernel<float, true>;
-  if (a.w.dtype == Dtype::kBF16) kernel = gemm_f32_kernel<__nv_bfloat16, false>;
-  return gpu::launch(kernel, grid, dim3(kTileThreads), 0, ctx.stream, a);
+  RowStats* stats = nullptr;
+  if (a.norm.kind != RowNorm::Kind::kNone) {
+    stats = static_cast<RowStats*>(get_scratch(ctx, static_cast<size_t>(a.x.rows) * sizeof(RowStats)));
+    if (stats == nullptr) return Status::kOutOfMemory;
+    const Status s = launch_rows(stats_kernel, a.x.rows, 1, row_threads(a.x.cols, kStatsThreads), 0, ctx, a.x,
+                                 a.norm, stats);
+    if (s != Status::kOk) return s;
+  }
+  return gpu::launch(stats == nullptr ? kernel_for<false>(a) : kernel_for<true>(a), grid, dim3(kTileThreads),
+                     0, ctx.stream, a, stats);
 }
 
 }  // namespace trimtok::cuda

@@ -21,13 +21,17 @@ __device__ __forceinline__ Rounded round_block(float v) {
   return {__float2int_rn(v * (kLargest / largest)), largest / kLargest};
 }
 
-// A block owns a row, a warp a block of 32 at a time: 4 bytes read per element, 2 written.
-__global__ void __launch_bounds__(kThreads) prepare_int8_kernel(ConstMatrix x, Int8X out) {
+// A block owns a row, a warp a block of 32 at a time: 4 bytes read per element (with a norm once or twice
+// more from L1), 2 written.
+__global__ void __launch_bounds__(kThreads) prepare_int8_kernel(ConstMatrix x, RowNorm norm, Int8X out) {
+  GPU_SHARED(float, slots, [kThreads / kWarp]);
   const int64_t t = blockIdx.x;
+  const float* row = row_of<float>(x, t);
+  const RowStats stats = stats_of_row(norm, row, x.cols, slots);
   const auto lane = static_cast<int>(threadIdx.x % kWarp);
   for (int64_t block = threadIdx.x / kWarp; block < out.padded / 32; block += blockDim.x / kWarp) {
     const int64_t k = 32 * block + lane;
-    const Rounded r = round_block(k < x.cols ? row_of<float>(x, t)[k] : 0.0f);
+    const Rounded r = round_block(k < x.cols ? normalised(norm, stats, row[k], k) : 0.0f);
     const int32_t high = __float2int_rn(static_cast<float>(r.q) * (1.0f / 128.0f));
     out.digits[t * out.padded + k] = static_cast<int8_t>(high);
     out.digits[(x.rows + t) * out.padded + k] = static_cast<int8_t>(r.q - 128 * high);
@@ -43,11 +47,14 @@ __global__ void __launch_bounds__(kThreads) prepare_int8_kernel(ConstMatrix x, I
   }
 }
 
-// The rounded x as f32: 4 bytes read per element, 4 written.
-__global__ void __launch_bounds__(kThreads) round_int8_kernel(ConstMatrix x, float* out) {
+// The rounded x as f32: reads as prepare_int8_kernel, 4 bytes written per element.
+__global__ void __launch_bounds__(kThreads) round_int8_kernel(ConstMatrix x, RowNorm norm, float* out) {
+  GPU_SHARED(float, slots, [kThreads / kWarp]);
   const int64_t t = blockIdx.x;
+  const float* row = row_of<float>(x, t);
+  const RowStats stats = stats_of_row(norm, row, x.cols, slots);
   for (int64_t k = threadIdx.x; k < x.cols; k += blockDim.x) {
-    const Rounded r = round_block(row_of<float>(x, t)[k]);
+    const Rounded r = round_block(normalised(norm, stats, row[k], k));
     out[t * x.cols + k] = static_cast<float>(r.q) * r.scale;
   }
 }
@@ -57,9 +64,10 @@ Status matvec_int8(const ExecContext& ctx, const MatmulArgs& a) {
   void* scratch = get_scratch(ctx, static_cast<size_t>(a.x.rows * row_bytes));
   if (scratch == nullptr) return Status::kOutOfMemory;
   const Status s = launch_rows(round_int8_kernel, a.x.rows, 1, row_threads(a.x.cols, kThreads), 0, ctx, a.x,
-                               static_cast<float*>(scratch));
+                               a.norm, static_cast<float*>(scratch));
   if (s != Status::kOk) return s;
   MatmulArgs rounded = a;
+  rounded.norm = {};  // it is in there
   rounded.x = {scratch, Dtype::kF32, a.x.rows, a.x.cols, row_bytes};
   return matvec(ctx, rounded);
 }
@@ -93,7 +101,8 @@ Status gemm_int8(const ExecContext& ctx, const MatmulArgs& a) {
   x.digits = reinterpret_cast<int8_t*>(scratch);
   x.scales = reinterpret_cast<float*>(scratch + digits);
   if (x.n_groups > 0) x.sums = x.scales + line_floats;
-  Status s = launch_rows(prepare_int8_kernel, a.x.rows, 1, row_threads(x.padded, kThreads), 0, ctx, a.x, x);
+  Status s =
+      launch_rows(prepare_int8_kernel, a.x.rows, 1, row_threads(x.padded, kThreads), 0, ctx, a.x, a.norm, x);
   if (s != Status::kOk) return s;
   s = gemm_int8_blocks32(ctx, a, x);
   return s == Status::kUnsupported ? gemm_int8_blocks256(ctx, a, x) : s;

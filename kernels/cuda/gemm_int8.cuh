@@ -1,10 +1,10 @@
 // matmul with block formats on int8 tensor cores (mma.m16n8k32): Compute::kInt8 of args.h.
 //
-// x is prepared once per call (gemm_int8.cu): two planes of int8 digits, x = scale (128 a + b), a scale per
-// block of 32, and for formats with mins the sum of x per group of weights. Weights become their codes as
-// int8, which is exact, with their scales beside them. A group's sum 128 (a . q) + b . q is exact in 32 bits;
-// it is scaled and added up in f32. So the result is that of an f32 evaluation of the rounded x: nothing
-// here is rounded to f16, and no weight overflows.
+// x is normalised and prepared once per call (gemm_int8.cu): two planes of int8 digits, x = scale (128 a +
+// b), a scale per block of 32, and for formats with mins the sum of x per group of weights. Weights become
+// their codes as int8, which is exact, with their scales beside them. A group's sum 128 (a . q) + b . q is
+// exact in 32 bits; it is scaled and added up in f32. So the result is that of an f32 evaluation of the
+// rounded x: nothing here is rounded to f16, and no weight overflows.
 //
 // Tiles and traffic are those of gemm_mma.cuh: x by cp.async, three stages deep, the next slice's weights in
 // registers while the tensor cores work, one barrier per slice. Per 32 columns of K: 2 BM + BN rows of 32

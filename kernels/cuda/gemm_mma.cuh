@@ -1,11 +1,11 @@
 // matmul of many rows on tensor cores: mma.m16n8k16 with f16 or bf16 inputs and f32 sums.
 //
-// x is prepared once per call (gemm_mma.cu): f16 [T, Kp], each row times a power of two that puts its largest
-// element below 2^15, so that no activation overflows or vanishes; for bf16 weights two terms, x = high + low
-// to 2^-18, no scale. Kp is K rounded up to kPadK, zeros behind K. Weights become f16 (rounded once: 2^-11 of
-// each; nothing is lost to underflow, because every product of a format's f16 scale and integers is a
-// multiple of 2^-24) or bf16 (exact: BF16 and MXFP4, whose range f16 does not have). A weight beyond 65504 of
-// another format becomes infinity, and so do the outputs that need it.
+// x is normalised and prepared once per call (gemm_mma.cu): f16 [T, Kp], each row times a power of two that
+// puts its largest element below 2^15, so that no activation overflows or vanishes; for bf16 weights two
+// terms, x = high + low to 2^-18, no scale. Kp is K rounded up to kPadK, zeros behind K. Weights become f16
+// (rounded once: 2^-11 of each; nothing is lost to underflow, because every product of a format's f16 scale
+// and integers is a multiple of 2^-24) or bf16 (exact: BF16 and MXFP4, whose range f16 does not have). A
+// weight beyond 65504 of another format becomes infinity, and so do the outputs that need it.
 //
 // A block of four warps owns a tile of out. x arrives by cp.async, three stages deep. Weights arrive the same
 // way where they are stored as the tensor core wants them (kDirect); else each thread holds 32 of the next

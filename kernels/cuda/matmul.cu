@@ -3,8 +3,11 @@
 
 namespace trimtok::cuda {
 
-Status matmul(const ExecContext& ctx, const MatmulArgs& a) {
-  if (const Status s = check_matmul_shapes(a); s != Status::kOk) return s;
+Status matmul(const ExecContext& ctx, const MatmulArgs& args) {
+  if (const Status s = check_matmul_shapes(args); s != Status::kOk) return s;
+  MatmulArgs a = args;
+  // Kernels look at the norm's vectors without asking for its kind; a row of no elements has no norm.
+  if (a.norm.kind == RowNorm::Kind::kNone || a.x.cols == 0) a.norm = {};
   const bool int8 = a.compute == Compute::kInt8;
   if (a.compute == Compute::kBf16) return Status::kUnsupported;
   if (int8 && dtype_info(a.w.dtype)->block_elems == 1) return Status::kUnsupported;

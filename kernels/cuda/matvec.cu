@@ -9,12 +9,14 @@ namespace {
 template <Dtype kType, bool kAligned, int kCols>
 __global__ void __launch_bounds__(kVecThreads, 2) matvec_kernel(MatmulArgs a, VecShape shape) {
   GPU_DYN_SHARED(float, xs);
+  GPU_SHARED(VecNorm<kCols>, norm, [1]);
   using G = Group<kType, kAligned>;
   const VecPlace place = vec_place(shape, kCols);
+  start_norm<kCols>(a, place.col, norm[0]);
   float acc[kVecOutputs][kCols] = {};
   for (int64_t k0 = 0; k0 < a.x.cols; k0 += shape.piece) {
     const int64_t count = a.x.cols - k0 < shape.piece ? a.x.cols - k0 : shape.piece;
-    stage_x<kCols>(a, shape, place.col, k0, count, xs);
+    stage_x<kCols>(a, shape, place.col, k0, count, norm[0], xs);
     for (int64_t g = place.part * kWarp + place.lane; g < count / 32; g += shape.split * kWarp) {
       G group[kVecOutputs];
 #pragma unroll
@@ -60,7 +62,7 @@ __global__ void __launch_bounds__(kVecThreads, 2) matvec_kernel(MatmulArgs a, Ve
       }
     }
   }
-  finish_vec<kCols>(a, shape, place, acc);
+  finish_vec<kCols>(a, shape, place, norm[0], acc);
 }
 
 template <Dtype kType>

@@ -3,8 +3,13 @@
 // A block of eight warps owns kVecOutputs * 8 / split outputs and up to kCols rows of x; a team of `split`
 // warps owns kVecOutputs neighbouring outputs and reads their rows of w exactly once from DRAM. x lies in
 // shared memory in pieces of kPiece / kCols elements, padded so that 16-byte reads of lanes 8 or 32 elements
-// apart meet no bank twice. Bound by memory: w's bytes, plus 4 K bytes of x from L2 per block; 2 FLOPs an
-// element of w and row of x, and some three integer or f32 instructions to unpack it.
+// apart meet no bank twice. Bound by memory: w's bytes, plus 4 K bytes of x from L2 per block, and as many of
+// the norm's weight; 2 FLOPs an element of w and row of x, and some three integer or f32 instructions to
+// unpack it.
+//
+// Every block takes the norm of its rows by itself. kRms: x times weight is staged, squares are added up on
+// the way, and the finished sums are scaled; nothing waits for the norm. kLayer needs the mean before
+// anything can be staged, so the rows are read twice more, from L2 or L1.
 #pragma once
 
 #include "kernels/cuda/matmul.cuh"
@@ -81,20 +86,53 @@ __device__ __forceinline__ const uint8_t* vec_row(const MatmulArgs& a, const Vec
   return row_of<uint8_t>(a.w, n < a.w.rows ? n : a.w.rows - 1);
 }
 
-// xs[c][padded(i)] = x[col + c][k0 + i] for i < count, zeros for columns beyond the last and up to a multiple
-// of 32. Waits for readers before and for writers after.
+// The norm of a block's rows, in shared memory.
+template <int kCols>
+struct VecNorm {
+  float squares[kVecWarps][kCols];  // kRms: of what each warp has staged so far
+  RowStats stats[kCols];            // how rows are staged
+};
+
+template <int kCols>
+__device__ __forceinline__ void start_norm(const MatmulArgs& a, int64_t col, VecNorm<kCols>& norm) {
+  const auto tid = static_cast<int>(threadIdx.x);
+  if (a.norm.kind == RowNorm::Kind::kRms && tid < kVecWarps * kCols)
+    norm.squares[tid / kCols][tid % kCols] = 0.0f;
+  if (tid < kCols) norm.stats[tid] = kAsItIs;
+  if (a.norm.kind != RowNorm::Kind::kLayer) return;
+  GPU_SHARED(float, slots, [kVecWarps]);
+#pragma unroll 1
+  for (int c = 0; c < kCols && col + c < a.x.rows; ++c) {
+    const RowStats stats = stats_of_row(a.norm, row_of<float>(a.x, col + c), a.x.cols, slots);
+    if (tid == c) norm.stats[c] = stats;
+  }
+}
+
+// xs[c][padded(i)] = x[col + c][k0 + i], normalised but for the scale of kRms, for i < count; zeros for
+// columns beyond the last and up to a multiple of 32. Waits for readers before and for writers after.
 template <int kCols>
 __device__ __forceinline__ void stage_x(const MatmulArgs& a, const VecShape& shape, int64_t col, int64_t k0,
-                                        int64_t count, float* xs) {
+                                        int64_t count, VecNorm<kCols>& norm, float* xs) {
   __syncthreads();
-  const int64_t rounded = (count + 31) / 32 * 32;
+  const auto n = static_cast<int>(count);
+  const int rounded = (n + 31) / 32 * 32;
+  const auto tid = static_cast<int>(threadIdx.x);
 #pragma unroll
   for (int c = 0; c < kCols; ++c) {
     const bool there = col + c < a.x.rows;
     const float* x = row_of<float>(a.x, there ? col + c : 0) + k0;
     float* to = xs + c * padded(shape.piece);
-    for (int64_t i = threadIdx.x; i < rounded; i += kVecThreads)
-      to[padded(i)] = there && i < count ? x[i] : 0.0f;
+    const RowStats stats = norm.stats[c];
+    float squares = 0.0f;
+    for (int i = tid; i < rounded; i += kVecThreads) {
+      const float v = there && i < n ? x[i] : 0.0f;
+      squares = fmaf(v, v, squares);
+      to[padded(i)] = there && i < n ? normalised(a.norm, stats, v, k0 + i) : 0.0f;
+    }
+    if (a.norm.kind == RowNorm::Kind::kRms) {
+      squares = warp_sum(squares);
+      if (tid % kWarp == 0) norm.squares[tid / kWarp][c] += squares;
+    }
   }
   __syncthreads();
 }
@@ -102,7 +140,7 @@ __device__ __forceinline__ void stage_x(const MatmulArgs& a, const VecShape& sha
 // Adds up over lanes and over the warps of a team, and writes the outputs.
 template <int kCols>
 __device__ __forceinline__ void finish_vec(const MatmulArgs& a, const VecShape& shape, const VecPlace& place,
-                                           float (&acc)[kVecOutputs][kCols]) {
+                                           const VecNorm<kCols>& norm, float (&acc)[kVecOutputs][kCols]) {
   GPU_SHARED(float, partial, [kVecWarps][kVecOutputs][kCols]);
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
 #pragma unroll
@@ -125,6 +163,11 @@ __device__ __forceinline__ void finish_vec(const MatmulArgs& a, const VecShape& 
   float sum = 0.0f;
   for (int part = 0; part < shape.split; ++part) {
     sum += partial[i / kVecOutputs * shape.split + part][i % kVecOutputs][c];
+  }
+  if (a.norm.kind == RowNorm::Kind::kRms) {
+    float squares = 0.0f;
+    for (int w = 0; w < kVecWarps; ++w) squares += norm.squares[w][c];
+    sum *= scale_of(a.norm, squares, a.x.cols);
   }
   finish_output(a, t, n, sum);
 }

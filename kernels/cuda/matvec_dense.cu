@@ -10,13 +10,15 @@ namespace {
 template <Dtype kType, bool kEights, int kCols>
 __global__ void __launch_bounds__(kVecThreads, 1) matvec_dense_kernel(MatmulArgs a, VecShape shape) {
   GPU_DYN_SHARED(float, xs);
+  GPU_SHARED(VecNorm<kCols>, norm, [1]);
   using Element = typename DenseType<kType>::Element;
   constexpr int kStep = kEights ? 8 : 1;
   const VecPlace place = vec_place(shape, kCols);
+  start_norm<kCols>(a, place.col, norm[0]);
   float acc[kVecOutputs][kCols] = {};
   for (int64_t k0 = 0; k0 < a.x.cols; k0 += shape.piece) {
     const int64_t count = a.x.cols - k0 < shape.piece ? a.x.cols - k0 : shape.piece;
-    stage_x<kCols>(a, shape, place.col, k0, count, xs);
+    stage_x<kCols>(a, shape, place.col, k0, count, norm[0], xs);
 #pragma unroll 2
     for (int64_t k = (place.part * kWarp + place.lane) * kStep; k < count; k += shape.split * kWarp * kStep) {
       float w[kVecOutputs][kStep];
@@ -46,7 +48,7 @@ __global__ void __launch_bounds__(kVecThreads, 1) matvec_dense_kernel(MatmulArgs
       }
     }
   }
-  finish_vec<kCols>(a, shape, place, acc);
+  finish_vec<kCols>(a, shape, place, norm[0], acc);
 }
 
 template <Dtype kType>

@@ -25,11 +25,12 @@ __device__ __forceinline__ TilePlace tile_place() {
   return {32 * (warp / 4) + 4 * (lane / 4), 16 * (warp % 4) + 4 * (lane % 4)};
 }
 
-// acc[i][j] = a[m0 + row + i] . b[n0 + col + j], b of dense elements; rows behind the last count as zeros.
-// kPacks: in_packs() of both, f32.
-template <typename Element, bool kPacks>
+// acc[i][j] = map(a[m0 + row + i]) . b[n0 + col + j], b of dense elements; rows behind the last count as
+// zeros. kPacks: in_packs() of both, f32. map_of(t) is what becomes of row t: map(value, k). It is also asked
+// for the zeros behind the last k, and row 0's for the rows behind the last.
+template <typename Element, bool kPacks, typename MapOf>
 __device__ __forceinline__ void multiply_tile(const ConstMatrix& a, const ConstMatrix& b, int64_t m0,
-                                              int64_t n0, float (&acc)[4][4]) {
+                                              int64_t n0, MapOf map_of, float (&acc)[4][4]) {
   GPU_SHARED(float, sa, [2][kTileK][kTileStride]);
   GPU_SHARED(float, sb, [2][kTileK][kTileStride]);
   const auto tid = static_cast<int>(threadIdx.x);
@@ -40,6 +41,7 @@ __device__ __forceinline__ void multiply_tile(const ConstMatrix& a, const ConstM
   const bool a_there = m0 + row < a.rows;
   const bool b_there = n0 + row < b.rows;
   const float* pa = row_of<float>(a, a_there ? m0 + row : 0);
+  const auto map = map_of(a_there ? m0 + row : 0);
   const Element* pb = row_of<Element>(b, b_there ? n0 + row : 0);
   Pack<4> next_a;
   Pack<4> next_b;
@@ -57,15 +59,15 @@ __device__ __forceinline__ void multiply_tile(const ConstMatrix& a, const ConstM
       }
     }
   };
-  const auto put = [&](int stage) {
+  const auto put = [&](int stage, int64_t k0) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
-      sa[stage][k4 + e][row] = next_a.v[e];
+      sa[stage][k4 + e][row] = map(next_a.v[e], k0 + k4 + e);
       sb[stage][k4 + e][row] = next_b.v[e];
     }
   };
   fetch(0);
-  put(0);
+  put(0, 0);
   __syncthreads();
   int stage = 0;
   for (int64_t k0 = 0; k0 < a.cols; k0 += kTileK) {
@@ -82,7 +84,7 @@ __device__ __forceinline__ void multiply_tile(const ConstMatrix& a, const ConstM
       }
     }
     if (!more) break;
-    put(stage ^ 1);  // last read before the barrier that opened this stage
+    put(stage ^ 1, k0 + kTileK);  // last read before the barrier that opened this stage
     __syncthreads();
     stage ^= 1;
   }

@@ -171,24 +171,27 @@ std::vector<double> error_bounds(const AttentionArgs& args, const Shape& shape, 
   return bounds;
 }
 
-// Of queries, on their way in: the first 2 * half elements of every head. half < 0: none.
+// Of queries, on their way in: the first 2 * half elements of every head. half < 0: none. packed: queries and
+// angles lie as the engine has them, where wide loads reach them; else anywhere.
 struct Turn {
   int32_t half = -1;
   RopePairs pairs = RopePairs::kHalves;
+  bool packed = false;
 };
 
 void check_case(Suite& s, const Shape& shape, Mask mask, Dtype k_dtype, Dtype v_dtype, float scale,
                 float softcap, const Turn& turn = {}) {
   const int64_t width = static_cast<int64_t>(shape.n_heads) * shape.head_dim;
   const Intervals intervals = make_intervals(s.rng(), mask, shape.rows, shape.keys);
-  Tensor q(kF32, shape.rows, width, s.next_layout());
+  const auto layout = [&] { return turn.packed ? Layout{} : s.next_layout(); };
+  Tensor q(kF32, shape.rows, width, layout());
   q.fill_normal(s.rng());
   const Tensor k = stored_tensor(s, k_dtype, shape, intervals);
   const Tensor v = stored_tensor(s, v_dtype, shape, intervals);
   const Tensor out(kF32, shape.rows, width, s.next_layout());
   const bool turned = turn.half >= 0;
-  const Tensor cos(kF32, shape.rows, std::max(turn.half, 0), s.next_layout());
-  const Tensor sin(kF32, shape.rows, std::max(turn.half, 0), s.next_layout());
+  const Tensor cos(kF32, shape.rows, std::max(turn.half, 0), layout());
+  const Tensor sin(kF32, shape.rows, std::max(turn.half, 0), layout());
   for (int64_t t = 0; t < shape.rows; ++t) {
     for (int32_t i = 0; i < turn.half; ++i) {
       const float angle = s.rng().uniform(-3.0f, 3.0f);
@@ -297,9 +300,29 @@ void check_turned(Suite& s) {
   }
 }
 
+// Queries and angles that a device loads 16 bytes at a time: all of a head, the first part of it, and eights
+// of which a part is turned. --quick leaves none of them out.
+void check_turned_in_packs(Suite& s) {
+  const Shape list[] = {{2, 1, 64, 20, 40}, {2, 2, 80, 66, 70}, {1, 1, 36, 9, 12}};
+  for (const Shape& shape : list) {
+    for (const int32_t half : {shape.head_dim / 2, 12, 6}) {
+      for (const RopePairs pairs : {RopePairs::kHalves, RopePairs::kAdjacent}) {
+        if (!s.begin_case("H=%d G=%d E=%d T=%d S=%d packed R=%d pairs=%d", shape.n_heads, shape.n_kv_heads,
+                          shape.head_dim, static_cast<int>(shape.rows), static_cast<int>(shape.keys),
+                          2 * half, static_cast<int>(pairs))) {
+          continue;
+        }
+        const float scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim));
+        check_case(s, shape, Mask::kCausal, Dtype::kF16, Dtype::kF16, scale, 0.0f, {half, pairs, true});
+      }
+    }
+  }
+}
+
 }  // namespace
 
 void check_attention(Suite& s) {
+  if (on_device(s.table())) check_turned_in_packs(s);
   const Dtype dtypes[] = {Dtype::kF32, Dtype::kF16, Dtype::kBF16, Dtype::kQ8_0};
   int variant = 0;
   for (const Shape& shape : shapes()) {

@@ -299,6 +299,19 @@ void check_fusions(Suite& s, Dtype dtype, Compute compute) {
   }
 }
 
+// Rows longer than what a device brings to shared memory at once: a norm is of all of them. --quick leaves
+// none of them out.
+void check_long_norms(Suite& s) {
+  int variant = 0;
+  for (const Dtype dtype : {Dtype::kQ8_0, Dtype::kF16}) {
+    for (const Fusion& fusion : {kFusions[0], kFusions[2]}) {
+      for (const Shape& shape : {Shape{1, 5, 8448}, Shape{5, 3, 2304}}) {
+        check_shape(s, dtype, Compute::kF32, shape, variant++, Layout{}, fusion);
+      }
+    }
+  }
+}
+
 // Both sides round their operands alike, so what may differ is what may differ in f32; but for tensor cores.
 void check_dtype(Suite& s, Dtype dtype, Compute compute) {
   const int32_t block = dtype_info(dtype)->block_elems;
@@ -407,6 +420,7 @@ void check_rejections(Suite& s) {
 }  // namespace
 
 void check_matmul(Suite& s) {
+  if (on_device(s.table())) check_long_norms(s);
 #define TT_DTYPE(name, id, block_elems, block_bytes, use) \
   if (DtypeUse::use == DtypeUse::kWeight) check_all(s, Dtype::k##name);
 #include "trimtok/dtypes.def"
