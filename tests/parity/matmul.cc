@@ -293,9 +293,9 @@ void check_fusions(Suite& s, Dtype dtype, Compute compute) {
   const Shape few[] = {{1, 35, k}, {3, 19, k}, {5, 40, k}, {2, 7, block == 1 ? 21 : block}};
   const Shape many[] = {{13, 33, k}, {37, 50, k}, {70, 19, k}, {20, 35, block == 1 ? 45 : block}};
   int variant = static_cast<int>(dtype) + static_cast<int>(compute);
-  for (size_t i = 0; i < std::size(kFusions); ++i, ++variant) {
-    const Shape& shape = ((variant / 4 + static_cast<int>(i)) % 2 == 0 ? few : many)[i / 2];
-    check_shape(s, dtype, compute, shape, variant, {}, kFusions[i]);
+  for (int i = 0; i < static_cast<int>(std::size(kFusions)); ++i, ++variant) {
+    const bool is_few = (variant / 4 + i) % 2 == 0;
+    check_shape(s, dtype, compute, is_few ? few[i / 2] : many[i / 2], variant, {}, kFusions[i]);
   }
 }
 
