@@ -28,6 +28,7 @@ void pack_tiles(const float* words, int64_t rows, int64_t n_words, float* slot) 
 // ---- bf16: 32 rows by 32 outputs, in four tiles. ----
 
 constexpr int kAmxBf16Rows = 2 * kTileRows;
+static_assert(kAmxBf16Rows <= kMostPanelRows);
 
 // Tiles 0-3 are sums, [16 rows][16 outputs] each, 4 and 5 rows of x, 6 and 7 outputs.
 constexpr TileConfig kBf16Tiles = {
