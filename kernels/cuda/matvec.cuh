@@ -117,13 +117,14 @@ __device__ __forceinline__ void stage_x(const MatmulArgs& a, const VecShape& sha
   const auto n = static_cast<int>(count);
   const int rounded = (n + 31) / 32 * 32;
   const auto tid = static_cast<int>(threadIdx.x);
-#pragma unroll
+#pragma unroll 1  // else what belongs to each row stays in registers while sums are added up, and they spill
   for (int c = 0; c < kCols; ++c) {
     const bool there = col + c < a.x.rows;
     const float* x = row_of<float>(a.x, there ? col + c : 0) + k0;
     float* to = xs + c * padded(shape.piece);
     const RowStats stats = norm.stats[c];
     float squares = 0.0f;
+#pragma unroll 4
     for (int i = tid; i < rounded; i += kVecThreads) {
       const float v = there && i < n ? x[i] : 0.0f;
       squares = fmaf(v, v, squares);
