@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "harness.h"
+#include "picks.h"
 #include "trimtok/quant_blocks.h"
 
 namespace trimtok::parity {
@@ -88,20 +89,6 @@ struct Picking {
     return {out, scores, problems.data(), done.data(), rule};
   }
 };
-
-void compare_picks(Suite& s, Picking& picking, int64_t width) {
-  const auto n_problems = static_cast<int64_t>(picking.problems.size());
-  const Tensor picks(Dtype::kI32, n_problems, width, s.next_layout());
-  const Tensor scores = zeros(s, n_problems, width);
-  const Tensor other_picks = picks.clone();
-  const Tensor other_scores = scores.clone();
-  s.compare<GreedyPickArgs>(
-      &KernelTable::greedy_pick, picks,
-      [&](const Matrix& m) { return picking.args(m, other_scores.matrix()); }, exact);
-  s.compare<GreedyPickArgs>(
-      &KernelTable::greedy_pick, scores,
-      [&](const Matrix& m) { return picking.args(other_picks.matrix(), m); }, exact);
-}
 
 // Rows of the matrix arrive one by one in random order: the picks must be those of the whole matrix.
 void check_missing_rows(Suite& s, GreedyRule rule, int64_t n, int64_t count) {

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "harness.h"
+#include "picks.h"
 
 namespace trimtok::parity {
 namespace {
@@ -169,19 +170,9 @@ void check_picks(Suite& s, const Picking& picking, size_t b, const int32_t* pick
 }
 
 void compare_picking(Suite& s, Picking& picking, int64_t width) {
-  const auto n_problems = static_cast<int64_t>(picking.problems.size());
-  const Tensor picks(Dtype::kI32, n_problems, width, s.next_layout());
-  const Tensor scores(Dtype::kF32, n_problems, width, s.next_layout());
-  for (int64_t b = 0; b < n_problems; ++b) std::fill_n(scores.f32(b), width, 0.0f);
-  const Tensor other_picks = picks.clone();
-  const Tensor other_scores = scores.clone();
-  s.compare<GreedyPickArgs>(
-      &KernelTable::greedy_pick, picks,
-      [&](const Matrix& m) { return picking.args(m, other_scores.matrix()); }, exact);
-  s.compare<GreedyPickArgs>(
-      &KernelTable::greedy_pick, scores,
-      [&](const Matrix& m) { return picking.args(other_picks.matrix(), m); }, exact);
-  run_reference(picking.args(other_picks.matrix(), Matrix{}));
+  compare_picks(s, picking, width);
+  const Tensor picks(Dtype::kI32, static_cast<int64_t>(picking.problems.size()), width, s.next_layout());
+  run_reference(picking.args(picks.matrix(), Matrix{}));
   const std::vector<double> expected = picking.left();
   const GreedyPickArgs args = picking.args(picks.matrix(), Matrix{});
   s.expect(s.run(&KernelTable::greedy_pick, args) == Status::kOk, "the call failed");
