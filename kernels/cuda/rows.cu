@@ -1,7 +1,8 @@
 // Ops that work row by row, all bound by memory: each element is read once from DRAM and written once (8 to
 // 12 bytes), later passes over a row hit L1. Blocks own rows or pieces of rows; a warp's accesses are
 // contiguous, 16 bytes a thread where rows are aligned for it.
-#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/norm.cuh"
+#include "kernels/cuda/rotate.cuh"
 
 namespace trimtok::cuda {
 namespace {
@@ -52,76 +53,38 @@ __global__ void __launch_bounds__(kMapThreads) gated_act_kernel(GatedActArgs a) 
 
 // ---- rms_norm, layer_norm ----
 
-// A block owns a row and passes over it twice. 8 bytes and 4 FLOPs an element. Shared: one float a warp.
+// A block owns a row and passes over it twice, for layer_norm three times. 8 bytes an element, 4 or 7 FLOPs.
+// Shared: one float a warp.
 template <int kPack>
-__global__ void __launch_bounds__(kNormThreads) rms_norm_kernel(RmsNormArgs a) {
+__global__ void __launch_bounds__(kNormThreads) norm_kernel(ConstMatrix x, Matrix out, RowNorm norm) {
   GPU_SHARED(float, slots, [kNormWarps]);
   const int64_t t = blockIdx.x;
-  const float* x = row_of<float>(a.x, t);
-  float* out = row_of<float>(a.out, t);
-  float squares = 0.0f;
-  for (int64_t i = static_cast<int64_t>(threadIdx.x) * kPack; i < a.x.cols; i += blockDim.x * kPack) {
-    const Pack<kPack> v = load_pack<kPack>(x + i);
+  const float* from = row_of<float>(x, t);
+  float* to = row_of<float>(out, t);
+  const RowStats stats = stats_of_row<kPack>(norm, from, x.cols, slots);
+  for (int64_t i = static_cast<int64_t>(threadIdx.x) * kPack; i < x.cols; i += blockDim.x * kPack) {
+    Pack<kPack> v = load_pack<kPack>(from + i);
 #pragma unroll
-    for (int e = 0; e < kPack; ++e) squares = fmaf(v.v[e], v.v[e], squares);
-  }
-  squares = block_sum(squares, slots);
-  const float scale = 1.0f / sqrtf(squares / static_cast<float>(a.x.cols) + a.eps);
-  for (int64_t i = static_cast<int64_t>(threadIdx.x) * kPack; i < a.x.cols; i += blockDim.x * kPack) {
-    Pack<kPack> v = load_pack<kPack>(x + i);
-#pragma unroll
-    for (int e = 0; e < kPack; ++e) v.v[e] *= scale;
-    if (a.weight != nullptr) {
-      const Pack<kPack> w = load_pack<kPack>(a.weight + i);
+    for (int e = 0; e < kPack; ++e) v.v[e] = (v.v[e] - stats.mean) * stats.scale;
+    if (norm.weight != nullptr) {
+      const Pack<kPack> w = load_pack<kPack>(norm.weight + i);
 #pragma unroll
       for (int e = 0; e < kPack; ++e) v.v[e] *= w.v[e];
     }
-    store_pack<kPack>(out + i, v);
-  }
-}
-
-// As rms_norm_kernel with a third pass: the variance is taken around the mean, because E[x^2] - E[x]^2 loses
-// every digit where the mean is large. 8 bytes and 7 FLOPs an element.
-template <int kPack>
-__global__ void __launch_bounds__(kNormThreads) layer_norm_kernel(LayerNormArgs a) {
-  GPU_SHARED(float, slots, [kNormWarps]);
-  const int64_t t = blockIdx.x;
-  const float* x = row_of<float>(a.x, t);
-  float* out = row_of<float>(a.out, t);
-  const int64_t first = static_cast<int64_t>(threadIdx.x) * kPack;
-  const int64_t step = static_cast<int64_t>(blockDim.x) * kPack;
-  const auto n = static_cast<float>(a.x.cols);
-  float sum = 0.0f;
-  for (int64_t i = first; i < a.x.cols; i += step) {
-    const Pack<kPack> v = load_pack<kPack>(x + i);
-#pragma unroll
-    for (int e = 0; e < kPack; ++e) sum += v.v[e];
-  }
-  const float mean = block_sum(sum, slots) / n;
-  float squares = 0.0f;
-  for (int64_t i = first; i < a.x.cols; i += step) {
-    const Pack<kPack> v = load_pack<kPack>(x + i);
-#pragma unroll
-    for (int e = 0; e < kPack; ++e) squares = fmaf(v.v[e] - mean, v.v[e] - mean, squares);
-  }
-  squares = block_sum(squares, slots);
-  const float scale = 1.0f / sqrtf(squares / n + a.eps);
-  for (int64_t i = first; i < a.x.cols; i += step) {
-    Pack<kPack> v = load_pack<kPack>(x + i);
-#pragma unroll
-    for (int e = 0; e < kPack; ++e) v.v[e] = (v.v[e] - mean) * scale;
-    if (a.weight != nullptr) {
-      const Pack<kPack> w = load_pack<kPack>(a.weight + i);
-#pragma unroll
-      for (int e = 0; e < kPack; ++e) v.v[e] *= w.v[e];
-    }
-    if (a.bias != nullptr) {
-      const Pack<kPack> b = load_pack<kPack>(a.bias + i);
+    if (norm.bias != nullptr) {
+      const Pack<kPack> b = load_pack<kPack>(norm.bias + i);
 #pragma unroll
       for (int e = 0; e < kPack; ++e) v.v[e] += b.v[e];
     }
-    store_pack<kPack>(out + i, v);
+    store_pack<kPack>(to + i, v);
   }
+}
+
+Status norm_rows(const ExecContext& ctx, const ConstMatrix& x, const Matrix& out, const RowNorm& norm) {
+  if (x.cols == 0) return Status::kOk;
+  const bool packs = in_packs(out) && in_packs(x) && in_packs(norm.weight) && in_packs(norm.bias);
+  return launch_rows(packs ? norm_kernel<4> : norm_kernel<1>, x.rows, 1,
+                     row_threads(packs ? x.cols / 4 : x.cols, kNormThreads), 0, ctx, x, out, norm);
 }
 
 // ---- rope ----
@@ -145,8 +108,8 @@ __global__ void __launch_bounds__(kMapThreads) rope_kernel(RopeArgs a) {
     float* pv = adjacent ? pu + 1 : pu + half;
     const float u = *pu;
     const float v = *pv;
-    *pu = u * cos[k] - v * sin[k];
-    *pv = u * sin[k] + v * cos[k];
+    *pu = rotated_u(u, v, cos[k], sin[k]);
+    *pv = rotated_v(u, v, cos[k], sin[k]);
   }
 }
 
@@ -194,18 +157,12 @@ Status gated_act(const ExecContext& ctx, const GatedActArgs& a) {
 
 Status rms_norm(const ExecContext& ctx, const RmsNormArgs& a) {
   if (const Status s = check_rms_norm_shapes(a); s != Status::kOk) return s;
-  if (a.out.cols == 0) return Status::kOk;
-  const bool packs = in_packs(a.out) && in_packs(a.x) && in_packs(a.weight);
-  return launch_rows(packs ? rms_norm_kernel<4> : rms_norm_kernel<1>, a.out.rows, 1,
-                     row_threads(packs ? a.out.cols / 4 : a.out.cols, kNormThreads), 0, ctx, a);
+  return norm_rows(ctx, a.x, a.out, {RowNorm::Kind::kRms, a.weight, nullptr, a.eps});
 }
 
 Status layer_norm(const ExecContext& ctx, const LayerNormArgs& a) {
   if (const Status s = check_layer_norm_shapes(a); s != Status::kOk) return s;
-  if (a.out.cols == 0) return Status::kOk;
-  const bool packs = in_packs(a.out) && in_packs(a.x) && in_packs(a.weight) && in_packs(a.bias);
-  return launch_rows(packs ? layer_norm_kernel<4> : layer_norm_kernel<1>, a.out.rows, 1,
-                     row_threads(packs ? a.out.cols / 4 : a.out.cols, kNormThreads), 0, ctx, a);
+  return norm_rows(ctx, a.x, a.out, {RowNorm::Kind::kLayer, a.weight, a.bias, a.eps});
 }
 
 Status rope(const ExecContext& ctx, const RopeArgs& a) {
